@@ -1,0 +1,1 @@
+"""One module for each outside world that the CLI talks to."""

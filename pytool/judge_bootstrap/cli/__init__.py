@@ -1,0 +1,1 @@
+"""The commands: the only layer that prints, asks and exits."""

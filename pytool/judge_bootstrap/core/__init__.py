@@ -1,0 +1,1 @@
+"""Pure logic: settings, results, plans. Reads and writes nothing outside the process."""
