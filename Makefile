@@ -1,0 +1,109 @@
+# The two commands of a fresh machine: `make local` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell command -v $(python) 2>/dev/null)))
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Debian packages that the lab runs as they are: the nodes' own sshd, container runtime, filesystem and firewall tools.
+LAB_PACKAGES := containerd runc containernetworking-plugins openssh-server openssh-client xfsprogs e2fsprogs nftables iproute2 kmod python3-venv
+# Kubernetes binaries without a download, where an archive of them lies beside the checkout.
+ifneq ($(wildcard $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz),)
+export JUDGE_BOOTSTRAP_KUBE_ARCHIVE ?= $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz
+endif
+export SCALE ?= small
+
+PYTEST := $(BIN)/python -m pytest
+MOLECULE_SCENARIOS := nvme model_cache vllm_k8s site
+# Every figure that exists so far (FIGURES: bench-cli P9, faults-config R8, faults-input R12, faults-run R9, faults-secrets R6).
+FIGURES := bench-cli faults-config faults-input faults-run faults-secrets
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- set-up -----------------------------------------------------------------------------------------------------------
+
+$(BIN)/.installed: pyproject.toml hatch_build.py
+	@test -n "$(PYTHON)" || { echo "No Python found; wanted Python 3.11 or newer. On Debian: apt-get install python3.11 python3.11-venv" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Found $$("$(PYTHON)" --version) at $(PYTHON); wanted 3.11 or newer. Next: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@"$(PYTHON)" -m venv .venv 2>/dev/null || { echo "$(PYTHON) cannot make a virtual environment. On Debian: apt-get install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.collections/.installed: requirements.yml scripts/collections.py | $(BIN)/.installed
+	$(BIN)/python scripts/collections.py
+	@touch $@
+
+.PHONY: setup
+setup: $(BIN)/.installed .collections/.installed ## Make .venv with all tools, and fetch the two Ansible collections
+
+.PHONY: lab-packages
+lab-packages:
+	@missing=$$(for package in $(LAB_PACKAGES); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done | xargs); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "The lab needs root and these Debian packages: $$missing. Next: sudo apt-get install -y $$missing, then run make as root" >&2; exit 2; fi; \
+	echo "Installing Debian packages for the lab: $$missing"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+# --- use --------------------------------------------------------------------------------------------------------------
+
+.PHONY: local
+local: setup lab-packages ## Set everything up and run the whole chain in the local environment
+	$(BIN)/judge-bootstrap --env local
+
+.PHONY: lab-down
+lab-down: setup ## End the local environment and remove all it made
+	$(BIN)/judge-bootstrap lab down
+
+# --- the gate and the tests -------------------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: setup ## The gate: ruff, mypy, yamllint, ansible-lint, freshness of the generated docs
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	$(BIN)/ansible-lint --offline -q
+	$(PYTEST) -q tests/contract -k docs
+
+.PHONY: test-unit test-contract test-integration test-molecule test-faults
+test-unit: setup ## The everyday suite: under two minutes, no server, no root needed
+	$(PYTEST) -q tests/unit
+test-contract: setup ## Packaging, import boundaries, docs, every playbook's syntax
+	$(PYTEST) -q tests/contract
+test-integration: setup lab-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
+	$(PYTEST) -q tests/integration
+test-faults: setup lab-packages ## Broken configuration, cut connections, planted secrets
+	$(PYTEST) -q tests/faults
+test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role, and one for the whole site
+
+.PHONY: $(MOLECULE_SCENARIOS:%=molecule-%)
+$(MOLECULE_SCENARIOS:%=molecule-%): molecule-%: setup lab-packages
+	MOLECULE_COMMAND_BORDERS=false $(BIN)/molecule test -s $*
+
+.PHONY: test
+test: ## Set everything up and pass all tests (what CI runs)
+	$(MAKE) lint
+	$(MAKE) test-unit
+	$(MAKE) test-contract
+	$(MAKE) test-integration
+	$(MAKE) test-molecule
+	$(MAKE) test-faults
+	$(MAKE) figures-check
+
+# --- figures (each prints one JSON line a figure and exits 1 when one falls short; SCALE=full for full size) -----------
+
+.PHONY: $(FIGURES)
+bench-cli faults-config faults-input faults-run faults-secrets: setup
+	@$(BIN)/python benchmarks/$(subst -,_,$@).py
+
+.PHONY: figures figures-check
+figures: setup ## Run every figure at full size and write benchmarks/RESULTS.md
+	SCALE=full $(BIN)/python benchmarks/results.py $(FIGURES)
+figures-check: setup ## Run every figure at CI's size
+	for figure in $(FIGURES); do $(MAKE) --no-print-directory $$figure; done
+
+.PHONY: clean
+clean: ## Remove .venv, .collections and build products (the lab's own files: make lab-down)
+	rm -rf .venv .collections build dist

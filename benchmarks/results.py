@@ -1,0 +1,50 @@
+"""Run the named figure programs and write their JSON lines, with date and machine, to benchmarks/RESULTS.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def machine() -> str:
+    """Describe the machine in one line: processor, cores, memory, kernel."""
+    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.machine())
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def run(target: str) -> tuple[list[dict[str, object]], int]:
+    """Run one figure program; return its figures and its exit code."""
+    program = HERE / f"{target.replace('-', '_')}.py"
+    done = subprocess.run([sys.executable, str(program)], stdout=subprocess.PIPE, text=True, check=False)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"figure"')], done.returncode
+
+
+def main(targets: list[str]) -> int:
+    rows, failed = [], []
+    for target in targets:
+        figures, code = run(target)
+        if code or not figures:
+            failed.append(target)
+        rows += [f"| {figure['figure']} | {figure['value']} | {figure['goal']} | {'yes' if figure['ok'] else '**no**'} "
+                 f"| `make {target}` | `{json.dumps(figure.get('detail', {}))}` |" for figure in figures]
+    text = "\n".join([
+        "# Results of the last full run", "",
+        f"Written by `make figures` on {datetime.now(UTC):%Y-%m-%d}, SCALE={os.environ.get('SCALE', 'full')}, on {machine()}.", "",
+        "| figure | value | goal | met | command | detail |", "| --- | --- | --- | --- | --- | --- |", *rows, ""])
+    (HERE / "RESULTS.md").write_text(text)
+    if failed:
+        sys.stderr.write(f"Short of their goal, or without a figure: {', '.join(failed)}\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
