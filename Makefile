@@ -32,8 +32,8 @@ $(BIN)/.installed: pyproject.toml hatch_build.py
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-.collections/.installed: requirements.yml scripts/collections.py | $(BIN)/.installed
-	$(BIN)/python scripts/collections.py
+.collections/.installed: requirements.yml scripts/fetch_collections.py | $(BIN)/.installed
+	$(BIN)/python scripts/fetch_collections.py
 	@touch $@
 
 .PHONY: setup
