@@ -1,1 +1,115 @@
 """The entry point: global options, lazily loaded commands, and the one place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from judge_bootstrap import __version__
+from judge_bootstrap.cli.context import AppContext, global_options, pass_app
+from judge_bootstrap.core.errors import BootstrapError, ExitCode, UsageProblem
+
+# name -> (module:attribute, first line of its help). The line stands here so that --help imports no command.
+COMMANDS = {
+    "run": ("judge_bootstrap.cli.run:run", "Run single playbooks: one link of the chain, or a repair."),
+    "plan": ("judge_bootstrap.cli.run:plan", "Show what a run would change, without changing anything."),
+    "config": ("judge_bootstrap.cli.config:config", "Show the settings: each value, its source and its age."),
+    "doctor": ("judge_bootstrap.cli.doctor:doctor", "Check the prerequisites; report every problem at once."),
+    "lab": ("judge_bootstrap.cli.lab:lab", "Bring the local environment up or down, and drive its nodes."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is asked for, and owns the process's exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True,  # type: ignore[override]
+             **extra: Any) -> Any:
+        """Run a command line; known errors become a line and an exit code, unknown ones keep their traceback."""
+        words = list(sys.argv[1:] if args is None else args)
+        app = extra.setdefault("obj", AppContext())
+        if not standalone_mode:
+            return super().main(args, *more, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, *more, standalone_mode=False, **extra)
+        except BootstrapError as error:
+            code = app.fail(error)
+        except click.ClickException as error:
+            # A usage error may come before --json was parsed, so look for the word itself.
+            app.json = app.json or "--json" in words
+            code = app.fail(_usage_problem(error))
+        except click.Abort:
+            code = ExitCode.INTERRUPTED
+        except BrokenPipeError:
+            # The reader (head, less) went away; a second error at shutdown would only confuse.
+            sys.stderr.close()
+            code = ExitCode.FAILED
+        sys.exit(int(code) if isinstance(code, int) else ExitCode.OK)
+
+
+def _usage_problem(error: click.ClickException) -> UsageProblem:
+    path = getattr(getattr(error, "ctx", None), "command_path", None) or "judge-bootstrap"
+    return UsageProblem(error.format_message(), hint=f"{path} --help")
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="judge-bootstrap", message="%(prog)s %(version)s")
+@global_options
+@pass_app
+@click.pass_context
+def cli(ctx: click.Context, app: AppContext) -> int | None:
+    """Turn blank GPU nodes into a self-hosted LLM judge: disk, verified weights, serving pod, trusted verdict.
+
+    Without a command the whole site runs: preflight, nvme, model_cache, vllm_k8s, verify. Running it again is
+    safe: what already holds is left alone, and a run that was cut goes on where it stopped.
+
+    \b
+    Examples:
+      judge-bootstrap --env local                     the whole chain on this machine, no AWS account needed
+      judge-bootstrap --env prod plan                 what a run would change; changes nothing
+      judge-bootstrap --env prod                      blank nodes to a judge that answers
+      judge-bootstrap --env prod run nvme --limit i-0abc   repair one link on one node
+      judge-bootstrap --env prod config show          which value comes from where
+
+    \b
+    Exit codes: 0 everything asked for holds, 1 a host or check failed, 2 wrong usage or configuration,
+    3 refused for safety (disk with data, zero hosts, lock held), 130 interrupted, nothing left running.
+
+    \b
+    Variables: LOG_LEVEL (DEBUG, INFO, WARNING, ERROR), LOG_FILE (a log of the run, mode 0600), NO_COLOR,
+    JUDGE_BOOTSTRAP_<SECTION>__<KEY> (a setting, such as JUDGE_BOOTSTRAP_VLLM__PORT=9000).
+    """
+    from judge_bootstrap.cli import log
+
+    log.set_up(app.verbose)
+    if ctx.invoked_subcommand is not None:
+        app.command = ctx.invoked_subcommand
+        return None
+    app.command = "site"
+    from judge_bootstrap.cli.run import site
+
+    return site(app)
+
+
+def main() -> NoReturn:
+    """Console script `judge-bootstrap`."""
+    cli.main(prog_name="judge-bootstrap")
+    raise AssertionError("unreachable: cli.main() exits")
