@@ -9,7 +9,6 @@ import json as jsonlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -42,15 +41,13 @@ class AppContext:
 
         Raises UsageProblem with the known names, and the nearest one, when it is missing or unknown.
         """
+        from judge_bootstrap.core.environment import check_name
+
         known = known_environments()
-        names = ", ".join(known) or "none"
         if self.env is None:
-            raise UsageProblem(f"no environment given (known: {names})",
+            raise UsageProblem(f"no environment given, known: {', '.join(known) or 'none'}",
                                hint="add --env ENV, for example: judge-bootstrap --env local")
-        if self.env not in known:
-            raise UsageProblem(f"unknown environment {self.env!r} (known: {names})",
-                               hint=f"{nearest(self.env, known)}a new one is a folder inventory/{self.env}/ "
-                                    "made like inventory/prod/")
+        check_name(self.env, known)
         return self.env
 
     def get_services(self) -> Services:
@@ -107,13 +104,10 @@ class AppContext:
 
 
 def known_environments() -> list[str]:
-    """Return the names of the folders below inventory/ that hold an environment, sorted."""
-    from judge_bootstrap.content import content_root
+    """Return the names of the environments that there are, sorted."""
+    from judge_bootstrap.adapters import config
 
-    inventory: Path = content_root() / "inventory"
-    if not inventory.is_dir():
-        return []
-    return sorted(entry.name for entry in inventory.iterdir() if (entry / "group_vars").is_dir())
+    return config.known_environments()
 
 
 def nearest(word: str, known: list[str]) -> str:

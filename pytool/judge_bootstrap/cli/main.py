@@ -41,15 +41,15 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
-    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True,  # type: ignore[override]
-             **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
+             standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command line; known errors become a line and an exit code, unknown ones keep their traceback."""
         words = list(sys.argv[1:] if args is None else args)
         app = extra.setdefault("obj", AppContext())
         if not standalone_mode:
-            return super().main(args, *more, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            code = super().main(args, *more, standalone_mode=False, **extra)
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except BootstrapError as error:
             code = app.fail(error)
         except click.ClickException as error:

@@ -1,7 +1,7 @@
 """Take secrets out of text before it reaches a terminal, a log or JSON.
 
-The last net, not the first: secrets are kept out of what Ansible sees at all (adapters/runner.py). This one catches what
-a library puts into an exception or a node into its output.
+The last net, not the first: secrets are kept out of what Ansible sees at all (adapters/runner.py). This one catches
+what a library puts into an exception or a node into its output.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from urllib.parse import quote
 MASK = "***"
 
 # Names of variables whose value is a secret. AWS_ACCESS_KEY_ID is a name of a key, not a secret.
-SECRET_NAME = re.compile(r"(token(?!iz|s)|passw(or)?d|passphrase|secret|credential|api_?key|private_?key)", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"(token(?!iz|s)|passw(or)?d|passphrase|secret|credential|api_?key|private_?key)", re.IGNORECASE)
 
 # A name may contain the word and still hold a path, a file or a switch: its value is shown.
-NOT_SECRET_NAME = re.compile(r"(_file|_path|_dir|_url|_uri|_name|_arn|_id|_ttl|_seconds|_expiration|_limit|_max)$", re.IGNORECASE)
+NOT_SECRET_NAME = re.compile(
+    r"(_file|_path|_dir|_url|_uri|_name|_arn|_id|_ttl|_seconds|_expiration|_limit|_max)$", re.IGNORECASE)
 
 # Shapes that are secrets whoever holds them: a Hub token, a signed URL's signature, a bearer header.
 SECRET_SHAPE = re.compile(

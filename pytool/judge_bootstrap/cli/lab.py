@@ -1,0 +1,171 @@
+"""`judge-bootstrap lab`: the site in a box behind `--env local` (DESIGN.md section 7)."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+import click
+
+from judge_bootstrap.cli.context import AppContext, global_options, pass_app
+from judge_bootstrap.core.errors import BootstrapError, UsageProblem
+
+NODE_VERBS = ("stop", "start", "add", "kill", "cut")
+
+
+def load_site() -> Any:
+    """Return judge_lab.site. Raises UsageProblem with the pip command when the extra [lab] is not installed."""
+    from importlib import import_module
+
+    try:
+        return import_module("judge_lab.site")
+    except ModuleNotFoundError as problem:
+        if problem.name is not None and problem.name.split(".")[0] == "judge_lab":
+            raise
+        raise UsageProblem(f"the local environment needs the Python package {problem.name!r}, which is not installed",
+                           hint="pip install 'judge-bootstrap[lab]'") from problem
+
+
+def call(work: Any, *args: Any, **options: Any) -> Any:
+    """Call a function of judge_lab.site; its LabError, or a package it misses, becomes one line and a hint."""
+    from judge_lab import LabError
+
+    try:
+        return work(*args, **options)
+    except LabError as problem:
+        raise BootstrapError(str(problem), hint=getattr(problem, "hint", None)) from problem
+    except ModuleNotFoundError as problem:
+        raise UsageProblem(f"the local environment needs the Python package {problem.name!r}, which is not installed",
+                           hint="pip install 'judge-bootstrap[lab]'") from problem
+
+
+def bring_up(app: AppContext, nodes: int | None = None) -> None:
+    """Bring the lab up where it is not, name its stand-ins, and take its variables (AWS_ENDPOINT_URL, ...)."""
+    site = app.get_services().lab()
+
+    def report(text: str) -> None:
+        if not app.quiet:
+            click.echo(text, err=True)
+
+    call(site.up, **({} if nodes is None else {"nodes": nodes}), report=report)
+    if not app.quiet:
+        click.echo("Stand-ins in this environment: " + "; ".join(call(site.stand_ins)), err=True)
+    os.environ.update(call(site.environment))
+
+
+def _named(app: AppContext, verb: str) -> Any:
+    app.command = f"lab {verb}"
+    app.env = app.env or "local"
+    return app.get_services().lab()
+
+
+@click.group()
+@global_options
+def lab() -> None:
+    """Bring the local environment up or down, and drive its nodes.
+
+    It is what `judge-bootstrap --env local` runs against: nodes with their own disks behind real ssh, a real
+    Kubernetes, and stand-ins for AWS, the Hub and the GPU. Needs root and the extra [lab].
+
+    \b
+    Examples:
+      judge-bootstrap lab up --nodes 3       bring it up (again), with three nodes
+      judge-bootstrap lab status             what runs, and where
+      eval "$(judge-bootstrap lab env)"      kubectl and aws in this shell talk to it
+      judge-bootstrap lab node stop node-1   a drill: stop and start, and its disks come back blank
+      judge-bootstrap lab down               remove it all
+    """
+
+
+@lab.command()
+@click.option("--nodes", type=click.IntRange(1, 20), default=None, help="How many nodes (default 2).")
+@global_options
+@pass_app
+def up(app: AppContext, nodes: int | None) -> None:
+    """Bring the local environment up; what already runs is left alone."""
+    site = _named(app, "up")
+    bring_up(app, nodes)
+    status = call(site.status)
+    if app.json:
+        _answer(app, status=status, stand_ins=call(site.stand_ins))
+        return
+    app.say("The local environment is up. Next: judge-bootstrap --env local")
+
+
+@lab.command()
+@global_options
+@pass_app
+def down(app: AppContext) -> None:
+    """Remove the local environment: processes, mounts, loop devices, namespaces and files."""
+    site = _named(app, "down")
+    call(site.down, report=lambda text: None if app.quiet else click.echo(text, err=True))
+    if app.json:
+        _answer(app)
+        return
+    app.say("The local environment is gone.")
+
+
+@lab.command()
+@global_options
+@pass_app
+def status(app: AppContext) -> None:
+    """Show what runs and where, and what stands in for what."""
+    site = _named(app, "status")
+    found = call(site.status)
+    if app.json:
+        _answer(app, status=found, stand_ins=call(site.stand_ins))
+        return
+    for line in _tree(found):
+        app.say(line)
+    app.say("Stand-ins: " + "; ".join(call(site.stand_ins)))
+
+
+@lab.command()
+@global_options
+@pass_app
+def env(app: AppContext) -> None:
+    """Print the variables that point tools at the local environment, for `eval` in a shell."""
+    site = _named(app, "env")
+    variables = call(site.environment)
+    if app.json:
+        _answer(app, variables=variables)
+        return
+    for name, value in sorted(variables.items()):
+        # Not through say(): the lab's AWS keys are dummies, and a masked one would not work.
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@lab.command()
+@click.argument("verb", type=click.Choice(NODE_VERBS))
+@click.argument("name", metavar="NODE")
+@global_options
+@pass_app
+def node(app: AppContext, verb: str, name: str) -> None:
+    """Do to a node what a cloud does: stop, start (its disks come back blank), add, kill, or cut it off the network."""
+    site = _named(app, "node")
+    call(site.node, verb, name)
+    if app.json:
+        _answer(app, verb=verb, node=name, status=call(site.status))
+        return
+    app.say(f"{name}: {verb} done")
+
+
+def _answer(app: AppContext, **more: Any) -> None:
+    app.emit({"ok": True, "command": app.command, "env": app.env, **more})
+
+
+def _tree(value: Any, indent: str = "") -> list[str]:
+    """Return nested dicts and lists as indented lines."""
+    if isinstance(value, dict):
+        lines = []
+        for key, item in value.items():
+            if isinstance(item, (dict, list)) and item:
+                lines += [f"{indent}{key}:", *_tree(item, indent + "  ")]
+            else:
+                lines.append(f"{indent}{key}: {item if item not in ({}, []) else '-'}")
+        return lines
+    if isinstance(value, list):
+        return [line for item in value for line in (_tree(item, indent + "  ") if isinstance(item, (dict, list))
+                                                    else [f"{indent}- {item}"])]
+    return [f"{indent}{value}"]

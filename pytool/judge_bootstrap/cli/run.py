@@ -1,0 +1,275 @@
+"""`judge-bootstrap` (the whole site), `run` and `plan`."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from judge_bootstrap.cli.context import AppContext, global_options, nearest, pass_app
+from judge_bootstrap.content import content_root
+from judge_bootstrap.core.errors import BootstrapError, UsageProblem
+from judge_bootstrap.core.redact import is_secret_name
+
+SITE = "site"
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What may be said about a run, beyond which playbooks."""
+
+    limit: str | None = None
+    tags: str | None = None
+    skip_tags: str | None = None
+    check: bool = False
+    diff: bool = False
+    extra_vars: tuple[str, ...] = ()
+    forks: int | None = None
+
+
+def run_options(function: Decorated) -> Decorated:
+    """Add the options that are handed to Ansible, --check and --diff aside."""
+    options = [
+        click.option("--limit", metavar="PATTERN",
+                     help="Only hosts that match this Ansible host pattern, such as i-0abc,i-0def."),
+        click.option("--tags", metavar="TAGS", help="Only tasks with one of these tags, comma-separated."),
+        click.option("--skip-tags", metavar="TAGS", help="No tasks with one of these tags, comma-separated."),
+        click.option("-e", "--extra-vars", "extra_vars", multiple=True, metavar="NAME=VALUE",
+                     help="Set a setting (model.id, vllm.port) or a variable of a role; @FILE reads many from YAML or "
+                          "JSON. Never a token: see `run --help`. May be given again."),
+        click.option("--forks", type=click.IntRange(1, 500), metavar="N", help="How many hosts at a time."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def check_options(function: Decorated) -> Decorated:
+    """Add --check and --diff."""
+    function = click.option("--diff", is_flag=True, help="Show what each task changes.")(function)
+    return click.option("--check", is_flag=True, help="Change nothing; say what would change.")(function)
+
+
+def playbook_names(root: Path) -> list[str]:
+    """Return the names of the content's playbooks, sorted."""
+    return sorted(path.stem for path in (root / "playbooks").glob("*.yml"))
+
+
+def complete_playbook(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Tab completion of playbook names."""
+    try:
+        return [name for name in playbook_names(content_root()) if name.startswith(incomplete)]
+    except BootstrapError:
+        return []
+
+
+@click.command()
+@click.argument("playbooks", nargs=-1, required=True, metavar="PLAYBOOK...", shell_complete=complete_playbook)
+@run_options
+@check_options
+@global_options
+@pass_app
+def run(app: AppContext, /, playbooks: tuple[str, ...], **options: Any) -> int:
+    """Run single playbooks: one link of the chain, or a repair.
+
+    The links are preflight, nvme, model_cache, vllm_k8s and verify; several run in the order they are given, and a
+    host that fails in one is left out of the next. Each does only what is left to do.
+
+    \b
+    Examples:
+      judge-bootstrap --env prod run nvme --limit i-0abc      mount one node's disk
+      judge-bootstrap --env prod run model_cache -e model=org/name --limit i-0abc
+      judge-bootstrap --env prod run verify                   is everything as it should be?
+      judge-bootstrap --env prod run vllm_k8s --check --diff  what would it change?
+
+    A token is never given with -e: it would be on the command line and in Ansible's files. Put it into a file on the
+    node and name that with -e model_cache_token_file=/path, or give it to this program as HF_TOKEN.
+    """
+    return execute(app, "run", playbooks, RunOptions(**options))
+
+
+@click.command()
+@click.argument("playbooks", nargs=-1, metavar="[PLAYBOOK...]", shell_complete=complete_playbook)
+@run_options
+@global_options
+@pass_app
+def plan(app: AppContext, /, playbooks: tuple[str, ...], **options: Any) -> int:
+    """Show what a run would change, without changing anything.
+
+    It is `run --check --diff` of the whole site, or of the playbooks that you name. After a run that went well it
+    lists nothing.
+
+    \b
+    Examples:
+      judge-bootstrap --env prod plan
+      judge-bootstrap --env prod plan nvme --limit i-0abc
+    """
+    return execute(app, "plan", playbooks or (SITE,), RunOptions(check=True, diff=True, **options))
+
+
+def site(app: AppContext) -> int:
+    """Run the whole chain: `judge-bootstrap --env ENV` without a command."""
+    return execute(app, "site", (SITE,), RunOptions())
+
+
+def execute(app: AppContext, command: str, playbooks: Sequence[str], options: RunOptions) -> int:
+    """Run playbooks in an environment and show what it came to; return the exit code.
+
+    Raises BootstrapError for what is wrong before the first task: nothing has been touched then.
+    """
+    from judge_bootstrap.adapters import lock, processes
+    from judge_bootstrap.adapters.runner import Event, PlaybookRun
+    from judge_bootstrap.adapters.state import state_dir
+    from judge_bootstrap.cli import output
+    from judge_bootstrap.core.result import Collector
+
+    app.command = command
+    env = app.require_env()
+    root = content_root()
+    paths = resolve_playbooks(root, playbooks)
+    refuse_secrets(options.extra_vars)
+    services = app.get_services()
+    started = time.monotonic()
+    run_id = new_run_id()
+
+    def clean_up_after(dead: lock.Holder) -> None:
+        app.warn(f"`{dead.command}` (run {dead.run_id}, pid {dead.pid}, started {dead.started}) ended without "
+                 "finishing; this run goes on where it stopped")
+        processes.end(dead.run_id)
+
+    holder = lock.new_holder(run_id, f"judge-bootstrap {command} {' '.join(playbooks)}".strip())
+    with lock.held(state_dir(env) / "lock", env, holder, on_stale=clean_up_after):
+        environment = services.environment(env)
+        if environment.provider == "lab":
+            from judge_bootstrap.cli.lab import bring_up
+
+            bring_up(app)
+        settings = services.settings(environment, options.extra_vars)
+        refuse_secrets_in(settings.passed_on)
+        for warning in settings.warnings:
+            app.warn(warning)
+        hosts = services.hosts(environment, options.limit)
+        request = PlaybookRun(
+            run_id=run_id, content_root=root, playbooks=paths, inventory=environment.inventory_dir, limit=options.limit,
+            tags=options.tags, skip_tags=options.skip_tags, check=options.check, diff=options.diff,
+            extra_vars=settings.extra_vars(), forks=options.forks, verbosity=max(0, app.verbose - 1))
+        collector = Collector(env, playbooks, hosts)
+        with output.progress(app, hosts) as progress:
+            def on_event(event: Event) -> None:
+                collector.add(event)
+                progress.add(event)
+                log_event(event)
+                if options.diff and not options.check:
+                    output.show_diff(app, event)
+
+            ended = services.run_playbooks(request, on_event)
+    result = conclude(collector, ended, command=command, run_id=run_id, check=options.check,
+                      elapsed_seconds=time.monotonic() - started)
+    steps = next_steps(env, settings, playbooks, result, lab=environment.provider == "lab")
+    if app.json:
+        app.emit(result.to_json(steps))
+    output.recap(app, result, steps)
+    return int(result.exit_code)
+
+
+def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bool, elapsed_seconds: float) -> Any:
+    """Return the RunResult: what the hosts reported, and what went wrong beside them."""
+    from judge_bootstrap.core.result import INTERRUPTED, RunResult, one_line
+
+    hosts = collector.outcomes()
+    reason = hint = None
+    message = ""
+    if ended.interrupted:
+        reason, message = INTERRUPTED, "interrupted; nothing is left running"
+        hint = "run the same command again: it does only what is left"
+    elif ended.rc != 0 and not collector.counts:
+        # Ansible never got to its recap: a playbook or an inventory that it cannot read.
+        complaint = next((one_line(text) for text in ended.complaints if "error" in text.lower()),
+                         one_line(ended.complaints[-1]) if ended.complaints else "no reason was given")
+        message = f"ansible-playbook ended with {ended.rc} before any host reported: {complaint}"
+        hint = "the same command with -vv shows all that Ansible said"
+    elif ended.rc != 0 and all(host.ok for host in hosts.values()):
+        message = f"ansible-playbook ended with {ended.rc} though every host reported success"
+        hint = "the same command with -vv shows all that Ansible said"
+    return RunResult(command=command, env=collector.env, run_id=run_id, playbooks=collector.playbooks, check=check,
+                     hosts=hosts, changes=tuple(collector.changes), reason=reason, message=message, hint=hint,
+                     interrupted=ended.interrupted, elapsed_seconds=elapsed_seconds)
+
+
+def new_run_id() -> str:
+    """Return a run id that sorts by time: 20261124-151233-3f9a1c."""
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:6]
+
+
+def resolve_playbooks(root: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """Return the playbooks' absolute paths. Raises UsageProblem, with all names and the nearest, for an unknown one."""
+    known = playbook_names(root)
+    for name in names:
+        if name not in known:
+            raise UsageProblem(f"unknown playbook {name!r} (known: {', '.join(known) or 'none'})",
+                               hint=f"{nearest(name, known)}judge-bootstrap run --help")
+    return tuple(root / "playbooks" / f"{name}.yml" for name in names)
+
+
+def refuse_secrets(extra_vars: Sequence[str]) -> None:
+    """Raise UsageProblem for an -e whose name says that its value is a secret: it would reach Ansible's files."""
+    for text in extra_vars:
+        # Every name that is assigned to, in all of Ansible's forms: name=value, {"name": value}, name: value.
+        for name in re.findall(r"""([A-Za-z_][\w.]*)["']?\s*[=:]""", text if not text.startswith("@") else ""):
+            _refuse_secret(name)
+
+
+def refuse_secrets_in(variables: Mapping[str, Any]) -> None:
+    """Raise UsageProblem for a variable, at any depth, whose name says that its value is a secret (`-e @FILE` too)."""
+    for name, value in variables.items():
+        if isinstance(value, Mapping):
+            refuse_secrets_in(value)
+        elif value is not None:
+            _refuse_secret(str(name))
+
+
+def _refuse_secret(name: str) -> None:
+    if is_secret_name(name):
+        raise UsageProblem(
+            f"-e {name}=... would put a secret on the command line and into Ansible's files",
+            hint="put it into a file on the node and name that: -e model_cache_token_file=/path; or export HF_TOKEN")
+
+
+def log_event(event: Any) -> None:
+    """Write one event to the log: outcomes at INFO."""
+    import logging
+
+    from judge_bootstrap.cli.output import event_text, outcome_word
+
+    word = outcome_word(event)
+    if word is not None:
+        logging.getLogger("judge_bootstrap.run").debug("%s %s %s %s", event.host, word, event.task, event_text(event))
+
+
+def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *, lab: bool) -> list[str]:
+    """Return how to go on after success: how to watch, reach and test the judge, or what is still to do."""
+    if result.interrupted or not result.ok:
+        return []
+    if result.check:
+        return [f"judge-bootstrap --env {env}" + ("" if tuple(playbooks) == (SITE,) else f" run {' '.join(playbooks)}")
+                + "        do it"] if result.changes else []
+    if not {SITE, "vllm_k8s", "verify"} & set(playbooks):
+        return [f"judge-bootstrap --env {env}        the rest of the chain"]
+    namespace, service = settings["kubernetes.namespace"], settings["kubernetes.service_name"]
+    port = settings["vllm.port"]
+    return [
+        *(['first:     eval "$(judge-bootstrap lab env)"   # kubectl talks to the local environment'] if lab else []),
+        f"watch it:  kubectl -n {namespace} get pods --watch",
+        f"           kubectl -n {namespace} logs -f deployment/{service}",
+        f"reach it:  kubectl -n {namespace} port-forward service/{service} {port}:{port}",
+        f"           in the cluster: http://{service}.{namespace}.svc:{port}/v1",
+        f"test it:   judge-bootstrap --env {env} run verify",
+        f"           curl http://127.0.0.1:{port}/v1/models",
+    ]

@@ -1,0 +1,69 @@
+"""The outside worlds a command talks to, in one place, so that tests put fakes there.
+
+Every default imports its adapter only when it is called: boto3, pydantic and ansible-runner cost more than the CLI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from judge_bootstrap.adapters.runner import Ended, Event, PlaybookRun
+    from judge_bootstrap.core.environment import Environment
+    from judge_bootstrap.core.settings import Settings
+
+
+class Lab(Protocol):
+    """What the CLI needs of the local site (judge_lab.site)."""
+
+    def up(self, nodes: int = 2, report: Callable[[str], None] = ...) -> None: ...
+    def down(self, report: Callable[[str], None] = ...) -> None: ...
+    def status(self) -> dict[str, Any]: ...
+    def environment(self) -> dict[str, str]: ...
+    def node(self, verb: str, name: str) -> Any: ...
+    def stand_ins(self) -> list[str]: ...
+
+
+def _real_runner(request: PlaybookRun, on_event: Callable[[Event], None]) -> Ended:
+    from judge_bootstrap.adapters.runner import AnsibleRunner
+
+    return AnsibleRunner()(request, on_event)
+
+
+def _real_environment(name: str) -> Environment:
+    from judge_bootstrap.adapters import config
+
+    return config.load_environment(name)
+
+
+def _real_settings(environment: Environment, extra: Sequence[str]) -> Settings:
+    from judge_bootstrap.adapters import config
+
+    return config.load(environment, extra).settings
+
+
+def _real_hosts(environment: Environment, limit: str | None) -> list[str]:
+    from judge_bootstrap.adapters import inventory
+
+    return list(inventory.read(environment, limit).hosts)
+
+
+def _real_lab() -> Lab:
+    from judge_bootstrap.cli.lab import load_site
+
+    site: Lab = load_site()
+    return site
+
+
+@dataclass
+class Services:
+    """Real outside worlds by default."""
+
+    run_playbooks: Callable[[PlaybookRun, Callable[[Event], None]], Ended] = field(default=_real_runner)
+    environment: Callable[[str], Environment] = field(default=_real_environment)
+    settings: Callable[[Environment, Sequence[str]], Settings] = field(default=_real_settings)
+    # The hosts of the environment that match a limit; refuses zero, unreadable and fewer than expected.
+    hosts: Callable[[Environment, str | None], list[str]] = field(default=_real_hosts)
+    lab: Callable[[], Lab] = field(default=_real_lab)

@@ -1,0 +1,244 @@
+"""From Ansible's events to one result per host and one for the run. Pure: no clock, no file, no process.
+
+`rc == 0` is not success (DESIGN.md section 4): success is that every host that the inventory promised has reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from judge_bootstrap.core.errors import ExitCode
+
+UNREACHABLE = "NODE_UNREACHABLE"
+SILENT = "NODE_SILENT"
+INTERRUPTED = "INTERRUPTED"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one task changed (or would change, in check mode) on one host."""
+
+    host: str
+    task: str
+    diff: str
+
+
+@dataclass(frozen=True)
+class HostOutcome:
+    """What holds on one host after the run. `counts` are Ansible's: ok, changed, failures, dark, skipped, ..."""
+
+    ok: bool
+    changed: bool
+    state: str | None = None
+    reason: str | None = None
+    message: str = ""
+    repair: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the documented JSON form."""
+        return {"ok": self.ok, "changed": self.changed, "state": self.state, "reason": self.reason,
+                "message": self.message, "repair": self.repair, "tasks": dict(self.counts)}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a whole run came to."""
+
+    command: str
+    env: str
+    run_id: str
+    playbooks: tuple[str, ...]
+    check: bool
+    hosts: Mapping[str, HostOutcome]
+    changes: tuple[Change, ...] = ()
+    reason: str | None = None
+    message: str = ""
+    hint: str | None = None
+    interrupted: bool = False
+    elapsed_seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """True when every expected host reported and holds, and nothing else went wrong."""
+        nothing_else = self.reason is None and not self.message
+        return bool(self.hosts) and nothing_else and all(host.ok for host in self.hosts.values())
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit code of DESIGN.md section 5."""
+        if self.interrupted:
+            return ExitCode.INTERRUPTED
+        if self.ok:
+            return ExitCode.OK
+        failed = [host for host in self.hosts.values() if not host.ok]
+        # "I would not touch it" is not "it broke": when nothing worse happened, the run was refused.
+        if failed and all(is_refusal(host.reason) for host in failed):
+            return ExitCode.REFUSED
+        return ExitCode.FAILED
+
+    def to_json(self, next_steps: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the documented JSON form."""
+        failed = {name: host for name, host in self.hosts.items() if not host.ok}
+        first = next(iter(failed.values()), None)
+        return {
+            "ok": self.ok, "command": self.command, "env": self.env, "run_id": self.run_id,
+            "playbooks": list(self.playbooks), "check": self.check, "interrupted": self.interrupted,
+            "changed": sum(host.changed for host in self.hosts.values()),
+            "reason": self.reason or (first.reason if first else None),
+            "message": self.message or (f"{len(failed)} of {len(self.hosts)} hosts failed" if failed else ""),
+            "hint": self.hint or (first.repair if first else None),
+            "hosts": {name: host.to_json() for name, host in self.hosts.items()},
+            "changes": [{"host": change.host, "task": change.task, "diff": change.diff} for change in self.changes],
+            "elapsed_seconds": round(self.elapsed_seconds, 1), "next": list(next_steps),
+        }
+
+
+@dataclass
+class _Host:
+    """What has been heard of one host so far."""
+
+    verdicts: list[Mapping[str, Any]] = field(default_factory=list)
+    failure: Any = None
+    unreachable: str | None = None
+    role: str | None = None
+    changed: bool = False
+
+
+class Collector:
+    """Takes events as they come and says at the end what they came to."""
+
+    def __init__(self, env: str, playbooks: Sequence[str], expected: Collection[str]) -> None:
+        """`expected`: the hosts that the inventory gave for this run's limit; `playbooks`: their names, as typed."""
+        self.env = env
+        self.playbooks = tuple(playbooks)
+        self.expected = list(expected)
+        self.changes: list[Change] = []
+        self.counts: dict[str, Mapping[str, int]] = {}
+        self._hosts: dict[str, _Host] = {}
+
+    def add(self, event: Any) -> None:
+        """Take one event (adapters.runner.Event)."""
+        if event.stats:
+            self.counts = dict(event.stats)
+        if not event.host or event.kind not in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable"):
+            return
+        host = self._hosts.setdefault(event.host, _Host())
+        for answer in answers(event.result):
+            if isinstance(answer.get("judge"), Mapping):
+                host.verdicts.append(answer["judge"])
+        if event.kind == "runner_on_unreachable":
+            host.unreachable = one_line(event.result.get("msg")) or "no answer over ssh"
+            host.role = event.role
+        elif event.kind == "runner_on_failed" and not event.ignored:
+            host.failure, host.role = event, event.role
+        elif event.kind == "runner_on_ok" and event.result.get("changed"):
+            host.changed = True
+            self.changes.append(Change(event.host, event.task or "", diff_text(event.result)))
+
+    def outcomes(self) -> dict[str, HostOutcome]:
+        """Return the outcome of every expected host, and of every other host that was heard of."""
+        names = [*self.expected, *(name for name in self.counts if name not in self.expected and name != "localhost")]
+        return {name: self._outcome(name) for name in names}
+
+    def _outcome(self, name: str) -> HostOutcome:
+        host = self._hosts.get(name, _Host())
+        counts = self.counts.get(name, {})
+        verdict = next((found for found in reversed(host.verdicts) if found.get("state")),
+                       host.verdicts[-1] if host.verdicts else {})
+        changed = bool(host.changed or counts.get("changed"))
+        if counts.get("dark") or (host.unreachable and not counts):
+            return HostOutcome(False, changed, verdict.get("state"), UNREACHABLE, f"not reachable: {host.unreachable}",
+                               self._repair(name, host.role), counts)
+        if counts.get("failures") or (host.failure is not None and not counts):
+            return self._failed(name, host, changed, counts)
+        if not counts.get("ok"):
+            return HostOutcome(False, changed, verdict.get("state"), SILENT,
+                               "the inventory names this host, but no task reported from it",
+                               self._repair(name, None), counts)
+        message = str(verdict.get("message") or f"{counts['ok']} tasks ok, {counts.get('changed', 0)} changed")
+        return HostOutcome(True, changed, verdict.get("state"), None, message, None, counts)
+
+    def _failed(self, name: str, host: _Host, changed: bool, counts: Mapping[str, int]) -> HostOutcome:
+        if host.failure is None:
+            return HostOutcome(False, changed, None, None, "a task failed", self._repair(name, host.role), counts)
+        found = next((answer for answer in answers(host.failure.result) if answer.get("failed")), host.failure.result)
+        judge = found.get("judge")
+        verdict: Mapping[str, Any] = judge if isinstance(judge, Mapping) else {}
+        message = verdict.get("message") or failure_text(found) or f"task {host.failure.task!r} failed"
+        if not verdict:
+            message = f"{host.failure.task}: {message}"
+        return HostOutcome(False, changed, verdict.get("state"), verdict.get("reason"), str(message),
+                           verdict.get("repair") or self._repair(name, host.role), counts)
+
+    def _repair(self, name: str, role: str | None) -> str:
+        if role in ("nvme", "model_cache", "vllm_k8s"):
+            playbooks = [role]
+        else:
+            playbooks = [playbook for playbook in self.playbooks if playbook != "site"]
+        run = " run " + " ".join(playbooks) if playbooks else ""
+        return f"judge-bootstrap --env {self.env}{run} --limit {name}"
+
+
+def is_refusal(reason: str | None) -> bool:
+    """Tell whether a reason code says that something was left alone for safety (judge_node.reasons)."""
+    from judge_node.reasons import REASONS
+
+    return reason in REASONS and REASONS[reason].exit_code == ExitCode.REFUSED
+
+
+def answers(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a module's answers: one, or one for each turn of a loop."""
+    items = result.get("results")
+    if isinstance(items, list) and items and all(isinstance(item, Mapping) for item in items):
+        return items
+    return [result]
+
+
+def one_line(value: Any) -> str:
+    """Return the first line with anything in it, at most 300 characters."""
+    for line in str(value or "").splitlines():
+        if line.strip():
+            return line.strip() if len(line.strip()) <= 300 else line.strip()[:297] + "..."
+    return ""
+
+
+def failure_text(result: Mapping[str, Any]) -> str:
+    """Return what a failed module said, in one line; a censored result says that it is censored."""
+    if "censored" in result:
+        return "failed; its output is hidden because it may hold secrets (no_log)"
+    said = one_line(result.get("msg"))
+    errors = one_line(result.get("stderr") or result.get("module_stderr"))
+    # "non-zero return code" and "MODULE FAILURE" say nothing without what the program wrote.
+    says_nothing = not said or said.lower().startswith(("non-zero", "module failure"))
+    return f"{said}: {errors}".removeprefix(": ") if errors and says_nothing else said
+
+
+def diff_text(result: Mapping[str, Any]) -> str:
+    """Return a module's diff as text: unified for before/after, as it is where the module prepared it."""
+    from difflib import unified_diff
+
+    parts: list[str] = []
+    for answer in answers(result):
+        diffs = answer.get("diff")
+        for diff in diffs if isinstance(diffs, list) else [diffs]:
+            if not isinstance(diff, Mapping):
+                continue
+            if diff.get("prepared"):
+                parts.append(str(diff["prepared"]).rstrip("\n"))
+                continue
+            before, after = (_as_text(diff.get(side)).splitlines() for side in ("before", "after"))
+            lines = unified_diff(before, after, str(diff.get("before_header") or "before"),
+                                 str(diff.get("after_header") or "after"), lineterm="")
+            parts.extend(lines)
+    return "\n".join(parts)
+
+
+def _as_text(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    import json
+
+    return json.dumps(value, indent=2, sort_keys=True, default=str)
