@@ -4,7 +4,7 @@ Galaxy is out of reach in many companies and CI systems, PyPI hardly ever; and i
 costs 550 MB where these collections are 6. requirements.yml stays the only list of names and versions: its comment
 `# ansible wheel: X.Y.Z` names the wheel that carries exactly those, and this script refuses one that does not.
 
-Not called collections.py: a script's own folder comes first on sys.path, so that name would hide the standard library's.
+Not called collections.py: a script's own folder comes first on sys.path, and would hide the standard library's module.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def read_requirements(path: Path) -> tuple[str, dict[str, str]]:
     text = path.read_text(encoding="utf-8")
     wheel = re.search(r"^# ansible wheel: (\S+)$", text, re.MULTILINE)
     if not wheel:
-        raise SystemExit(f"{path}: no line '# ansible wheel: X.Y.Z'; add the ansible release that carries these versions")
+        raise SystemExit(f"{path}: no line '# ansible wheel: X.Y.Z'; add the ansible release with these versions")
     wanted = {item["name"]: str(item["version"]) for item in yaml.safe_load(text)["collections"]}
     return wheel[1], wanted
 
 
 def download(version: str, cache: Path) -> Path:
-    """Return the path of the wheel in `cache`, fetched with pip if it is not there yet. Raises SystemExit if pip fails."""
+    """Return the wheel's path in `cache`, fetched with pip if it is not there yet. Raises SystemExit if pip fails."""
     cache.mkdir(parents=True, exist_ok=True)
     wheel = cache / f"ansible-{version}-py3-none-any.whl"
     if not wheel.exists():
@@ -100,7 +100,7 @@ def ensure(requirements: Path, target: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Put the collections of requirements.yml into .collections, from PyPI.")
+    parser = argparse.ArgumentParser(description="Put requirements.yml's collections into .collections, from PyPI.")
     parser.add_argument("--requirements", type=Path, default=ROOT / "requirements.yml")
     parser.add_argument("--target", type=Path, default=ROOT / ".collections", help="default: %(default)s")
     options = parser.parse_args()

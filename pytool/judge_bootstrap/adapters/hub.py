@@ -1,0 +1,84 @@
+"""The Hugging Face Hub (or a mirror that speaks its API), as far as the controller asks it: which files make a model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from judge_bootstrap.core.errors import BootstrapError
+from judge_bootstrap.core.model_manifest import ListedFile, build_manifest, check_content, manifest_digest, read_config
+
+TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model at one commit: its manifest, the manifest's digest (sha256, hex) and the quantization it declares."""
+
+    manifest: dict[str, Any]
+    digest: str
+    quantization: str | None
+
+
+def resolve_model(repo_id: str, revision: str, endpoint: str) -> ResolvedModel:
+    """Ask the Hub once for the commit of `revision` and the files there, and read config.json.
+
+    A token, for a gated repository, is the controller's own (HF_TOKEN or `hf auth login`); it is never passed on.
+    Raises BootstrapError with SOURCE_DENIED, SOURCE_RATE_LIMITED, SOURCE_UNREACHABLE, FILE_FORBIDDEN or
+    INTEGRITY_MISMATCH.
+    """
+    from huggingface_hub import HfApi  # lazy: 0.3 s that most commands do not need
+
+    api = HfApi(endpoint=endpoint, library_name="judge-bootstrap")
+    info = _ask(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS),
+                repo_id, revision, endpoint)
+    listing = [_listed(sibling) for sibling in info.siblings or []]
+    manifest = build_manifest(repo_id, revision, str(info.sha), listing)
+
+    # A private cache: the user's own may hold a config.json that somebody has edited.
+    with tempfile.TemporaryDirectory(prefix="judge-manifest.") as cache:
+        path = _ask(lambda: api.hf_hub_download(repo_id, "config.json", revision=info.sha, cache_dir=cache),
+                    repo_id, revision, endpoint)
+        content = Path(path).read_bytes()
+    check_content(next(f for f in listing if f.path == "config.json"), content)
+    return ResolvedModel(manifest, manifest_digest(manifest), read_config(repo_id, content))
+
+
+def _listed(sibling: Any) -> ListedFile:
+    # For a file in LFS, blob_id is the hash of the pointer, not of the file.
+    lfs = sibling.lfs
+    return ListedFile(path=sibling.rfilename, size=sibling.size, sha256=lfs.sha256 if lfs else None,
+                      blob_sha1=None if lfs else sibling.blob_id)
+
+
+def _ask(call: Callable[[], Any], repo_id: str, revision: str, endpoint: str) -> Any:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return call()
+    except GatedRepoError as error:
+        raise BootstrapError(f"{repo_id} is gated and this token has no access to it", reason="SOURCE_DENIED",
+                             hint=f"accept its terms at {endpoint}/{repo_id}, then set HF_TOKEN or run: hf auth login") from error
+    except RevisionNotFoundError as error:
+        raise BootstrapError(f"{repo_id} has no revision {revision!r}", reason="SOURCE_DENIED",
+                             hint="correct model.revision: a branch, tag or commit of the repository") from error
+    except RepositoryNotFoundError as error:
+        raise BootstrapError(f"{endpoint} knows no model {repo_id}, or it is private", reason="SOURCE_DENIED",
+                             hint="correct model.id, or set HF_TOKEN for a private model") from error
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        reason = {401: "SOURCE_DENIED", 403: "SOURCE_DENIED", 429: "SOURCE_RATE_LIMITED"}.get(status or 0, "SOURCE_UNREACHABLE")
+        raise BootstrapError(f"{endpoint} answered {status} for {repo_id}", reason=reason,
+                             hint="run again later, or set model_cache_hub_endpoint to a mirror") from error
+    except Exception as error:  # the client's transport library has changed twice: its error types are no contract
+        raise BootstrapError(f"{endpoint} could not be asked for {repo_id}: {type(error).__name__}: {error}",
+                             reason="SOURCE_UNREACHABLE",
+                             hint=f"check that this machine reaches it: curl -I {endpoint}") from error

@@ -1,0 +1,124 @@
+"""Does the right model answer behind the Service, and can it judge? The last link of the chain, asked end to end."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+from judge_bootstrap.core.errors import BootstrapError
+
+TIMEOUT_SECONDS = 30
+# Any pair will do: what is proven is that a verdict comes back that keeps to the schema, not how good it is.
+QUESTION = "What is the capital of France?"
+ANSWER = "The capital of France is Paris."
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A pod that is ready behind the Service, and the port it serves on."""
+
+    pod: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found: the pods that serve the wanted commit, and the verdict one of them gave, as plain data."""
+
+    pods: tuple[str, ...]
+    model: str
+    verdict: Mapping[str, Any]
+
+
+def served_model(models: Any, wanted_name: str, commit: str) -> str:
+    """Return the path that `wanted_name` is served from, out of a /v1/models answer.
+
+    Raises BootstrapError WRONG_MODEL_SERVED when another name, or a path without `commit`, is served.
+    """
+    listed = models.get("data") if isinstance(models, dict) else None
+    if not isinstance(listed, list):
+        raise BootstrapError(f"/v1/models answered {json.dumps(models)[:200]}, wanted a list of models",
+                             reason="WRONG_MODEL_SERVED", hint="judge-bootstrap run vllm_k8s verify")
+    roots = {str(m.get("id")): str(m.get("root")) for m in listed if isinstance(m, dict)}
+    root = roots.get(wanted_name)
+    if root is None:
+        raise BootstrapError(f"/v1/models serves {', '.join(sorted(roots)) or 'nothing'}, wanted {wanted_name}",
+                             reason="WRONG_MODEL_SERVED", hint="judge-bootstrap run vllm_k8s verify")
+    if commit not in root.split("/"):
+        raise BootstrapError(f"{wanted_name} is served from {root}, wanted commit {commit}",
+                             reason="WRONG_MODEL_SERVED", hint="judge-bootstrap run vllm_k8s verify")
+    return root
+
+
+def fetch_models(base_url: str) -> Any:
+    """Return /v1/models as parsed JSON. Raises BootstrapError PROBE_FAILING when it cannot be had."""
+    # No proxy: the address is a port of this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{base_url}/v1/models", timeout=TIMEOUT_SECONDS) as answer:
+            return json.load(answer)
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        raise BootstrapError(f"/v1/models did not answer: {error}", reason="PROBE_FAILING",
+                             hint="kubectl -n NAMESPACE logs deploy/SERVICE") from error
+
+
+def judge_once(base_url: str, model: str) -> Mapping[str, Any]:
+    """Have one fixed answer judged; return the verdict as plain data. Raises BootstrapError unless it was scored."""
+    from judge_client import JudgeClient
+
+    with JudgeClient(base_url=f"{base_url}/v1", model=model) as client:
+        verdict = client.judge(QUESTION, ANSWER)
+    if verdict.status != "scored":
+        raise BootstrapError(f"{model} answers, but gave no valid verdict: status {verdict.status}, reason {verdict.reason}",
+                             reason="VERDICT_INVALID", hint="check the server's arguments (structured outputs) and its log")
+    return asdict(verdict) if is_dataclass(verdict) else dict(verdict)
+
+
+def check(endpoints: list[Endpoint], service: str, served_model_name: str, commit: str,
+          forward: Callable[[Endpoint], AbstractContextManager[str]],
+          models: Callable[[str], Any] = fetch_models,
+          judge: Callable[[str, str], Mapping[str, Any]] = judge_once) -> Judged:
+    """Ask every pod which model it serves, and the first one for a verdict. Raises BootstrapError at the first that fails."""
+    if not endpoints:
+        raise BootstrapError(f"no pod is ready behind {service}", reason="POD_PENDING",
+                             hint="judge-bootstrap run vllm_k8s")
+    verdict: Mapping[str, Any] | None = None
+    for endpoint in endpoints:
+        with forward(endpoint) as base_url:
+            try:
+                served_model(models(base_url), served_model_name, commit)
+            except BootstrapError as error:
+                raise BootstrapError(f"pod {endpoint.pod}: {error.message}", reason=error.reason, hint=error.hint) from error
+            if verdict is None:
+                verdict = judge(base_url, served_model_name)
+    assert verdict is not None
+    return Judged(tuple(e.pod for e in endpoints), served_model_name, verdict)
+
+
+def ready_endpoints(api_client: Any, namespace: str, service: str) -> list[Endpoint]:
+    """Return the ready pods behind the Service. Raises BootstrapError when the API server cannot be asked."""
+    from kubernetes import client
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    from judge_bootstrap.adapters.kube import describe
+
+    try:
+        slices = client.DiscoveryV1Api(api_client).list_namespaced_endpoint_slice(
+            namespace, label_selector=f"kubernetes.io/service-name={service}"
+        )
+    except (ApiException, HTTPError, OSError) as error:
+        raise BootstrapError(f"the API server did not answer for service {namespace}/{service}: {describe(error)}",
+                             hint=f"kubectl -n {namespace} get endpointslices") from error
+    found = {
+        Endpoint(endpoint.target_ref.name, part.ports[0].port)
+        for part in slices.items
+        for endpoint in part.endpoints or []
+        if part.ports and endpoint.target_ref and endpoint.conditions.ready
+    }
+    return sorted(found, key=lambda e: e.pod)

@@ -1,0 +1,99 @@
+"""A local TCP port that leads to a port of a pod, as `kubectl port-forward` makes it, without kubectl.
+
+A Service address is only reachable inside the cluster; a port-forward goes through the API server, so it works from
+wherever the playbook runs, with the same credentials and no further opening in any firewall.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+_CHUNK_BYTES = 65536
+
+
+class Stream(Protocol):
+    """The end of a connection to the pod: what a socket can, as far as it is needed here."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def sendall(self, data: bytes, /) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def forward(api_client: Any, namespace: str, pod: str, port: int) -> Iterator[str]:
+    """Yield `http://127.0.0.1:N`, where N leads to `port` of the pod until the block ends.
+
+    Each connection gets a stream of its own, because the API server's carry one connection each. A connection that the
+    API server or the pod refuses is closed at once, which the caller sees as a reset.
+    """
+    with relay(lambda: _open_stream(api_client, namespace, pod, port)) as local_port:
+        yield f"http://127.0.0.1:{local_port}"
+
+
+@contextmanager
+def relay(open_stream: Callable[[], Stream]) -> Iterator[int]:
+    """Yield a local TCP port; each connection to it is carried by a new stream. All are closed when the block ends."""
+    closing: list[Callable[[], None]] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        acceptor = threading.Thread(target=_accept, args=(server, open_stream, closing), daemon=True)
+        acceptor.start()
+        try:
+            yield int(server.getsockname()[1])
+        finally:
+            # Closing a listening socket does not wake its accept(); shutting it down does.
+            server.shutdown(socket.SHUT_RDWR)
+            acceptor.join(5)
+            for close in closing:
+                close()
+
+
+def _accept(server: socket.socket, open_stream: Callable[[], Stream], closing: list[Callable[[], None]]) -> None:
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:
+            return
+        try:
+            stream = open_stream()
+        except Exception:  # whatever the client raises, the caller's connection must not hang
+            connection.close()
+            continue
+
+        def close(connection: socket.socket = connection, stream: Stream = stream) -> None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                stream.close()
+
+        closing.append(close)
+        for source, sink in ((connection, stream), (stream, connection)):
+            threading.Thread(target=_pump, args=(source, sink, close), daemon=True).start()
+
+
+def _pump(source: Stream, sink: Stream, close: Callable[[], None]) -> None:
+    # Either side's end ends both: an HTTP client never half-closes.
+    with suppress(OSError):
+        while data := source.recv(_CHUNK_BYTES):
+            sink.sendall(data)
+    close()
+
+
+_patching = threading.Lock()
+
+
+def _open_stream(api_client: Any, namespace: str, pod: str, port: int) -> Stream:
+    from kubernetes import client, stream
+
+    # portforward() replaces the client's request method while it runs, so two at once would mix up.
+    with _patching:
+        opened = stream.portforward(
+            client.CoreV1Api(api_client).connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port)
+        )
+    end: Stream = opened.socket(port)
+    return end

@@ -1,0 +1,84 @@
+#!/usr/bin/python
+"""Ansible module: prove that the right model answers behind a Service, and that it can judge."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: judge_answer_info
+short_description: Ask every pod of a Service for its model, and one of them for a verdict
+description:
+  - Reaches the pods through the API server (port-forward), so it runs wherever the playbook does. It changes nothing.
+options:
+  namespace: {description: Namespace of the Service., type: str, required: true}
+  service: {description: Name of the Service., type: str, required: true}
+  served_model_name: {description: The name that the model must be served under., type: str, required: true}
+  commit: {description: The commit that it must be served from., type: str, required: true}
+  kubeconfig: {description: Path of the kubeconfig; kubectl's default when empty., type: path}
+  context: {description: Context in the kubeconfig; the current one when empty., type: str}
+  python_path: {description: Folder with the judge_bootstrap sources, used when the package is not installed., type: path}
+author: judge-bootstrap
+"""
+
+EXAMPLES = r"""
+- name: Have one answer judged
+  judge_answer_info:
+    namespace: llm-judge
+    service: judge-inference-service
+    served_model_name: judge
+    commit: 0123456789abcdef0123456789abcdef01234567
+  delegate_to: localhost
+  run_once: true
+"""
+
+RETURN = r"""
+pods: {description: The pods that serve the wanted commit., returned: success, type: list, elements: str}
+verdict: {description: The verdict (status, score, categories, reasoning, latency_ms, ...)., returned: success, type: dict}
+"""
+
+import sys
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "namespace": {"type": "str", "required": True},
+            "service": {"type": "str", "required": True},
+            "served_model_name": {"type": "str", "required": True},
+            "commit": {"type": "str", "required": True},
+            "kubeconfig": {"type": "path"},
+            "context": {"type": "str"},
+            "python_path": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    if params["python_path"]:
+        sys.path.append(params["python_path"])
+    try:
+        from judge_bootstrap.adapters.judge_check import check, ready_endpoints
+        from judge_bootstrap.adapters.kube import connect
+        from judge_bootstrap.adapters.port_forward import forward
+        from judge_bootstrap.core.errors import BootstrapError
+    except ImportError as error:
+        module.fail_json(msg=f"{error} under {sys.executable}; run the playbook with the Python that judge-bootstrap is installed in")
+    try:
+        api_client = connect(params["kubeconfig"], params["context"])
+        found = check(
+            ready_endpoints(api_client, params["namespace"], params["service"]),
+            params["service"], params["served_model_name"], params["commit"],
+            forward=lambda endpoint: forward(api_client, params["namespace"], endpoint.pod, endpoint.port),
+        )
+    except BootstrapError as error:
+        module.fail_json(msg="{0}{1} (repair: {2})".format(error.reason + ": " if error.reason else "", error.message,
+                                                          error.hint), reason=error.reason, repair=error.hint)
+    verdict = dict(found.verdict)
+    module.exit_json(changed=False, pods=list(found.pods), verdict=verdict,
+                     msg="{0} answers on {1} pods; one answer judged: score {2}".format(
+                         found.model, len(found.pods), verdict.get("score")))
+
+
+if __name__ == "__main__":
+    main()
