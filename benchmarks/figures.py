@@ -1,0 +1,54 @@
+"""How a figure is printed: one JSON line each on stdout, and exit code 1 when one falls short (README, "Figures")."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_GOAL = re.compile(r"(<=|>=|==|<|>)\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*(%?)")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure. `goal` is a comparison such as "<= 1.2", ">= 95 %" or "== 0" that `value` has to meet.
+
+    A goal in per cent compares 100 times `value`, so values are shares from 0 to 1 there.
+    """
+
+    name: str
+    value: float
+    goal: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the goal is met. Raises ValueError for a goal that is no comparison."""
+        found = _GOAL.fullmatch(self.goal.strip())
+        if found is None:
+            raise ValueError(f"goal {self.goal!r} is no comparison such as '<= 1.2' or '== 0'")
+        sign, number, per_cent = found.groups()
+        wanted = float(number.replace(",", "").replace("_", ""))
+        value = self.value * 100 if per_cent else self.value
+        return {"<=": value <= wanted, ">=": value >= wanted, "==": value == wanted, "<": value < wanted,
+                ">": value > wanted}[sign]
+
+    def line(self) -> str:
+        """Return the figure as its JSON line."""
+        return json.dumps({"figure": self.name, "value": self.value, "goal": self.goal, "ok": self.ok,
+                           "detail": dict(self.detail)})
+
+
+def report(*figures: Figure) -> int:
+    """Print the figures; return the exit code of the program (1 when one falls short)."""
+    for figure in figures:
+        print(figure.line(), flush=True)
+    return 0 if all(figure.ok for figure in figures) else 1
+
+
+def small() -> bool:
+    """Tell whether SCALE=small asks for fewer and smaller runs (never for fewer checks)."""
+    return os.environ.get("SCALE", "") == "small"

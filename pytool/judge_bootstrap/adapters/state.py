@@ -1,0 +1,67 @@
+"""What the CLI remembers between runs, one folder per environment: the lock, and the last good AppConfig document."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from judge_bootstrap.core.documents import InvalidDocument, read_json_object
+
+ENV_VAR = "JUDGE_BOOTSTRAP_STATE"
+_SCHEMA = 1
+
+
+def state_dir(env: str) -> Path:
+    """Return the environment's state folder (not made yet): $JUDGE_BOOTSTRAP_STATE, else below the XDG state home."""
+    override = os.environ.get(ENV_VAR)
+    if override:
+        return Path(override).absolute() / env
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "judge-bootstrap" / env
+
+
+@dataclass(frozen=True)
+class LastGood:
+    """An AppConfig document that was valid when it was fetched (`fetched_at`: seconds since the epoch)."""
+
+    origin: str
+    version: str
+    fetched_at: float
+    document: dict[str, Any]
+
+
+class LastGoodFile:
+    """The last good document as a file: mode 0600, replaced as a whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "appconfig.json"
+
+    def read(self) -> LastGood | None:
+        """Return the copy; None when there is none or it cannot be read (it is a help, never an obstacle)."""
+        try:
+            found = read_json_object(self.path.read_bytes())
+            if found["schema"] != _SCHEMA or not isinstance(found["document"], dict):
+                return None
+            return LastGood(str(found["origin"]), str(found["version"]), float(found["fetched_at"]), found["document"])
+        except (OSError, InvalidDocument, KeyError, TypeError, ValueError, OverflowError):
+            return None
+
+    def write(self, copy: LastGood) -> None:
+        """Replace the copy. Raises OSError when the folder cannot be written."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        content = {"schema": _SCHEMA, "origin": copy.origin, "version": copy.version,
+                   "fetched_at": copy.fetched_at, "document": copy.document}
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".appconfig-")  # 0600 from the first byte
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
