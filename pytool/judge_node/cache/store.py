@@ -1,0 +1,240 @@
+"""The store on disk: paths, what is complete, and publishing.
+
+    STORE/models--ORG--NAME/blobs/ETAG                   0444, whole and verified under this name
+    STORE/models--ORG--NAME/snapshots/COMMIT/PATH        relative link to the blob
+    STORE/models--ORG--NAME/refs/REVISION                the commit, for tools that ask by branch
+    STORE/.judge-bootstrap/manifests/FOLDER/COMMIT.json  the manifest that vouches for the snapshot
+    STORE/.judge-bootstrap/{partial,staging,lock}        never read by anybody else
+
+A snapshot is complete only when the manifest that vouches for it is there AND every link and size agrees with it. The order
+of a sync keeps that true at every instant: blobs durable, then the manifest, then the snapshot by one rename.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..disks.facts import Mount
+from ..disks.sysfs import System
+from ..files import fsync_directory, make_directory, write_file
+from ..result import NodeError
+from .manifest import File, Manifest, parse
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a snapshot is not complete: a reason code and the evidence."""
+
+    reason: str
+    text: str
+
+
+class Store:
+    """The paths of one store, and reads of it. Nothing here writes except the methods that say so."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.own = root / ".judge-bootstrap"
+        self.partial = self.own / "partial"
+        self.staging = self.own / "staging"
+        self.lock = self.own / "lock"
+
+    def folder(self, repo_id: str) -> Path:
+        """Return the repository's folder, named as the Hub's own tools name it."""
+        return self.root / ("models--" + repo_id.replace("/", "--"))
+
+    def blob(self, manifest: Manifest, file: File) -> Path:
+        """Return where the file's bytes belong."""
+        return self.folder(manifest.repo_id) / "blobs" / file.blob
+
+    def snapshot(self, manifest: Manifest) -> Path:
+        """Return the directory that the pods mount."""
+        return self.folder(manifest.repo_id) / "snapshots" / manifest.commit
+
+    def vouch(self, manifest: Manifest) -> Path:
+        """Return the path of the manifest copy that vouches for the snapshot."""
+        return self.own / "manifests" / self.folder(manifest.repo_id).name / f"{manifest.commit}.json"
+
+    def ref(self, manifest: Manifest) -> Path | None:
+        """Return the ref that a branch or tag needs; a revision that is the commit itself has none, as on the Hub."""
+        if manifest.revision == manifest.commit or _COMMIT.fullmatch(manifest.revision):
+            return None
+        return self.folder(manifest.repo_id) / "refs" / manifest.revision
+
+    def vouched(self, path: Path) -> Manifest | None:
+        """Return the manifest stored at `path`, or None when it is missing or damaged: then nothing vouches."""
+        try:
+            return parse(path.read_bytes())
+        except (OSError, NodeError):
+            return None
+
+    def vouched_blobs(self, repo_id: str) -> dict[str, int]:
+        """Return {name: size} of the blobs that any manifest of the repository vouches for; those were hashed once."""
+        folder = self.own / "manifests" / self.folder(repo_id).name
+        found: dict[str, int] = {}
+        for path in sorted(folder.glob("*.json")):
+            manifest = self.vouched(path)
+            if manifest is not None and manifest.repo_id == repo_id:
+                found.update({file.blob: file.size for file in manifest.files})
+        return found
+
+    def all_vouched(self) -> list[Manifest]:
+        """Return every manifest that the store holds."""
+        found = (self.vouched(path) for path in sorted((self.own / "manifests").glob("*/*.json")))
+        return [manifest for manifest in found if manifest is not None]
+
+    def blob_size(self, manifest: Manifest, file: File) -> int | None:
+        """Return the size of the blob, or None when there is no regular file of that name."""
+        try:
+            status = self.blob(manifest, file).lstat()
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def partial_size(self, file: File) -> int:
+        """Return how many bytes of the blob an earlier run kept."""
+        try:
+            return (self.partial / file.blob).lstat().st_size
+        except OSError:
+            return 0
+
+    def ref_is_right(self, manifest: Manifest) -> bool:
+        """Return whether the branch or tag of the manifest points at its commit here."""
+        ref = self.ref(manifest)
+        if ref is None:
+            return True
+        try:
+            return ref.read_text().strip() == manifest.commit
+        except (OSError, ValueError):
+            return False
+
+    def problems(self, manifest: Manifest) -> list[Problem]:
+        """Return why the snapshot is not complete, by names, links and sizes alone; empty when it is."""
+        vouched = self.vouched(self.vouch(manifest))
+        if vouched is None:
+            return [Problem("MODEL_INCOMPLETE", f"nothing vouches for {manifest.repo_id} at {manifest.commit[:12]}")]
+        if set(vouched.files) != set(manifest.files):
+            return [
+                Problem("MODEL_INCOMPLETE", f"the store vouches for another list of files at {manifest.commit[:12]}")
+            ]
+        return self.snapshot_problems(manifest)
+
+    def snapshot_problems(self, manifest: Manifest) -> list[Problem]:
+        """Return what in the snapshot directory and its blobs differs from the manifest."""
+        found: list[Problem] = []
+        snapshot = self.snapshot(manifest)
+        names = _listing(snapshot)
+        if names is None:
+            return [Problem("MODEL_INCOMPLETE", f"there is no snapshot {snapshot}")]
+        for file in manifest.files:
+            if file.path not in names:
+                found.append(Problem("MODEL_INCOMPLETE", f"{file.path} is missing"))
+                continue
+            names.discard(file.path)
+            link = snapshot / file.path
+            if not link.is_symlink() or os.readlink(link) != link_target(file):
+                found.append(Problem("INTEGRITY_MISMATCH", f"{file.path} is not the link to its blob"))
+                continue
+            size = self.blob_size(manifest, file)
+            if size is None:
+                found.append(Problem("MODEL_INCOMPLETE", f"{file.path}: its blob is missing"))
+            elif size != file.size:
+                found.append(Problem("INTEGRITY_MISMATCH", f"{file.path} has {size} bytes, wanted {file.size}"))
+        found += [
+            Problem("INTEGRITY_MISMATCH", f"{name} is in the snapshot but not in the manifest")
+            for name in sorted(names)
+        ]
+        return found
+
+    def publish(self, manifest: Manifest) -> None:
+        """Make the snapshot appear, complete, by one rename. All blobs must be durable. Writes."""
+        snapshot = self.snapshot(manifest)
+        staged = self.staging / f"{self.folder(manifest.repo_id).name}--{manifest.commit}"
+        _remove(staged)
+        for file in manifest.files:
+            link = staged / file.path
+            link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            link.symlink_to(link_target(file))
+        for folder, _, _ in os.walk(staged):
+            fsync_directory(Path(folder))
+        make_directory(self.vouch(manifest).parent)
+        write_file(self.vouch(manifest), manifest.canonical() + b"\n", 0o444)
+        make_directory(snapshot.parent)
+        if snapshot.is_symlink() or snapshot.exists():
+            # rename() cannot replace a directory with files in it. What is moved away was not complete, so nothing is
+            # served from it; a program that has it open keeps it.
+            aside = self.staging / f"{staged.name}.old"
+            _remove(aside)
+            snapshot.rename(aside)
+        staged.rename(snapshot)
+        fsync_directory(snapshot.parent)
+
+    def point_ref(self, manifest: Manifest) -> None:
+        """Point the branch or tag at the commit. Writes."""
+        ref = self.ref(manifest)
+        if ref is not None:
+            make_directory(ref.parent)
+            write_file(ref, manifest.commit.encode())
+
+    def clean(self) -> None:
+        """Remove what cut runs left. The caller holds the lock, so nobody is using it. Writes."""
+        for folder in (self.partial, self.staging):
+            for path in sorted(folder.glob("*")):
+                _remove(path)
+
+
+def link_target(file: File) -> str:
+    """Return the relative link from the snapshot to the blob; relative, because pods mount the store at another path."""
+    return "../" * (file.path.count("/") + 2) + "blobs/" + file.blob
+
+
+def _listing(folder: Path) -> set[str] | None:
+    """Return the relative paths of everything in `folder` that is not a directory, or None when there is no folder."""
+    if folder.is_symlink() or not folder.is_dir():
+        return None
+    found = set()
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        found |= {os.path.relpath(os.path.join(parent, name), folder) for name in files + links}  # noqa: PTH118
+    return found
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+
+
+def check_not_on_root(root: Path, system: System | None = None) -> str | None:
+    """Return None when `root` is on another filesystem than /, else what was found.
+
+    Asked of the mounts, and of the nearest directory that exists: on a node without its disk the path is just a directory
+    of the root filesystem, and a model would fill that.
+    """
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    mounts = (system or System()).mounts()
+    holding = _mount_of(Path(os.path.realpath(existing)), mounts)
+    top = _mount_of(Path("/"), mounts)
+    if holding is None or top is None:
+        return "the mounts of this node cannot be read"
+    if existing.stat().st_dev == Path("/").stat().st_dev or holding.devno == top.devno:
+        return f"{root} is on the root filesystem ({top.source})"
+    return None
+
+
+def _mount_of(path: Path, mounts: tuple[Mount, ...]) -> Mount | None:
+    """Return the mount that holds `path`: the last one of the longest path that is above it."""
+    above = [
+        mount for mount in mounts if mount.path == "/" or path == Path(mount.path) or Path(mount.path) in path.parents
+    ]
+    return max(enumerate(above), key=lambda pair: (len(pair[1].path.rstrip("/")), pair[0]))[1] if above else None

@@ -1,0 +1,266 @@
+"""The command line: arguments in, one result out, and every known failure as one line with its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from . import __version__
+from .result import EXIT_INTERRUPTED, EXIT_OK, NodeError, Result
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises instead of exiting, so that wrong usage is a result like any other failure."""
+
+    def error(self, message: str) -> NoReturn:
+        raise NodeError(message, repair=f"{self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = _Parser(
+        prog="judge-node",
+        description="Prepare this node's local disk and its model store. Safe to run at any time: "
+        "what is right already is left alone, and a disk that is not proven blank is never formatted.",
+    )
+    parser.add_argument("--version", action="version", version=f"judge-node {__version__}")
+    groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_disks(groups.add_parser("disks", help="the local disk: ensure, status"))
+    _add_cache(groups.add_parser("cache", help="the model store: sync, verify"))
+    status = groups.add_parser("status", help="what this node has: disks, models, and whether they are complete")
+    _add_json(status)
+    reasons = groups.add_parser("reasons", help="every reason code with its meaning and repair")
+    reasons.add_argument("--markdown", action="store_true", help="print docs/reason-codes.md")
+    _add_json(reasons)
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _add_changing(parser: argparse.ArgumentParser, lock_wait_seconds: int) -> None:
+    parser.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
+    parser.add_argument(
+        "--lock-wait",
+        type=_seconds,
+        default=lock_wait_seconds,
+        metavar="SECONDS",
+        help="how long to wait for another judge-node (default: %(default)s)",
+    )
+
+
+def _add_disks(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser)
+    for verb, text in (
+        ("ensure", "format one blank local disk, mount it, keep it mounted"),
+        ("status", "is the right disk mounted?"),
+    ):
+        command = commands.add_parser(verb, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("--mount-path", required=True, metavar="PATH", help="where the disk is to be mounted")
+        command.add_argument("--device", metavar="PATH", help="use this disk whatever its model; all other proofs stay")
+        command.add_argument(
+            "--fstype", choices=("xfs", "ext4"), default="xfs", help="filesystem (default: %(default)s)"
+        )
+        command.add_argument(
+            "--accept-model",
+            action="extend",
+            nargs="+",
+            metavar="NAME",
+            default=None,
+            help="controller models that count as instance store, exactly as in sysfs",
+        )
+        _add_json(command)
+        if verb == "ensure":
+            _add_changing(command, 60)
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser)
+    for verb, text in (
+        ("sync", "bring the model of a manifest into the store"),
+        ("verify", "is the model of a manifest complete?"),
+    ):
+        command = commands.add_parser(verb, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("manifest", metavar="MANIFEST", help="path of the manifest, or - for stdin")
+        command.add_argument(
+            "--store", required=True, metavar="PATH", help="root of the model store, on a mounted local disk"
+        )
+        command.add_argument(
+            "--deep", action="store_true", help="hash every byte that is there, instead of comparing sizes"
+        )
+        _add_json(command)
+        if verb == "sync":
+            command.add_argument(
+                "--endpoint",
+                default="https://huggingface.co",
+                metavar="URL",
+                help="Hub or mirror (default: %(default)s)",
+            )
+            command.add_argument(
+                "--token-file", metavar="PATH", help="file with the Hub token; there is no option for the token itself"
+            )
+            _add_changing(command, 300)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to 86400")
+    return value
+
+
+def _disks(options: argparse.Namespace) -> Result:
+    from .disks.commands import check_mount_path, ensure, status
+    from .disks.facts import INSTANCE_STORE_MODEL, Wanted
+
+    wanted = Wanted(
+        mount_path=check_mount_path(options.mount_path),
+        fstype=options.fstype,
+        device=options.device or None,
+        models=tuple(options.accept_model or (INSTANCE_STORE_MODEL,)),
+    )
+    if options.verb == "status":
+        return status(wanted)
+    return ensure(wanted, check=options.check, lock_wait_seconds=options.lock_wait)
+
+
+def _cache(options: argparse.Namespace) -> Result:
+    from .cache.manifest import parse
+
+    manifest = parse(_read_manifest(options.manifest))
+    root = Path(options.store)
+    if not root.is_absolute() or "\0" in options.store or ".." in root.parts:
+        raise NodeError(
+            f"--store is {options.store!r}, wanted an absolute path without '..'",
+            repair="use a path such as /mnt/nvme/hub",
+        )
+    if options.verb == "verify":
+        from .cache.verify import verify
+
+        return verify(manifest, root, deep=options.deep)
+    from .cache.sync import sync
+
+    return sync(
+        manifest,
+        root,
+        endpoint=options.endpoint,
+        token=_read_token(options.token_file),
+        check=options.check,
+        deep=options.deep,
+        lock_wait_seconds=options.lock_wait,
+        report=lambda line: _say(sys.stderr, line + "\n"),
+    )
+
+
+def _read_manifest(name: str) -> bytes:
+    from .cache.manifest import MAX_BYTES
+
+    if name == "-":
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    try:
+        with Path(name).open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise NodeError(
+            f"manifest {name!r} cannot be read: {getattr(error, 'strerror', None) or error}",
+            repair="give the path of a manifest, or - for stdin",
+        ) from None
+
+
+def _read_token(name: str | None) -> str | None:
+    if not name:
+        return None
+    try:
+        token = Path(name).read_text().strip()
+    except (OSError, ValueError) as error:
+        raise NodeError(
+            f"token file {name!r} cannot be read: {getattr(error, 'strerror', None) or 'not text'}",
+            repair="give a file with the token in one line, or leave --token-file out",
+        ) from None
+    if not token or len(token) > 4096 or not all("!" <= char <= "~" for char in token):
+        raise NodeError(
+            f"token file {name!r} does not hold one token in one line",
+            repair="write the token, and nothing else, into it",
+        )
+    return token
+
+
+def _reasons(options: argparse.Namespace) -> Result | str:
+    from .reasons import REASONS, as_markdown, as_text
+
+    if options.json:
+        facts = {
+            code: {"meaning": r.meaning, "causes": list(r.causes), "repair": r.repair, "exit_code": r.exit_code}
+            for code, r in REASONS.items()
+        }
+        return Result(command="reasons", message=f"{len(REASONS)} reason codes", facts=facts)
+    return as_markdown() if options.markdown else as_text()
+
+
+def _status(options: argparse.Namespace) -> Result:
+    from .status import status
+
+    return status()
+
+
+def _run(options: argparse.Namespace) -> Result | str:
+    commands: dict[str, Any] = {"disks": _disks, "cache": _cache, "reasons": _reasons, "status": _status}
+    answer: Result | str = commands[options.group](options)
+    return answer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (0 holds, 1 failed, 2 wrong usage, 3 refused, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
+    command = " ".join([word for word in arguments if not word.startswith("-")][:2])
+    previous = signal.signal(signal.SIGTERM, _interrupt), signal.signal(signal.SIGHUP, _interrupt)
+    mask = os.umask(0o022)
+    try:
+        answer = _run(build_parser().parse_args(arguments))
+    except NodeError as error:
+        answer = Result.of_error(command, error)
+    except KeyboardInterrupt:
+        answer = Result(
+            command=command, ok=False, message="interrupted; the next run goes on from here", exit_code=EXIT_INTERRUPTED
+        )
+    except OSError as error:
+        answer = Result.of_error(command, _of_os_error(error))
+    finally:
+        os.umask(mask)
+        signal.signal(signal.SIGTERM, previous[0])
+        signal.signal(signal.SIGHUP, previous[1])
+    if isinstance(answer, str):
+        _say(sys.stdout, answer)
+        return EXIT_OK
+    if as_json:
+        _say(sys.stdout, answer.as_json())
+    else:
+        _say(sys.stdout if answer.ok else sys.stderr, answer.as_text())
+    return answer.exit_code
+
+
+def _of_os_error(error: OSError) -> NodeError:
+    from .cache.fetch import of_os_error
+
+    return of_os_error(error, error.filename or "the disk")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _say(stream: Any, text: str) -> None:
+    """Write; a reader that is gone is no failure of the command."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

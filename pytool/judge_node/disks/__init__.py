@@ -1,0 +1,1 @@
+"""Local disks: discover reads, plan decides (pure), apply writes."""

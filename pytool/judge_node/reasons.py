@@ -1,0 +1,272 @@
+"""The one registry of reason codes: what each means, what usually causes it, and the command that repairs it.
+
+`docs/reason-codes.md` is `judge-node reasons --markdown`. Codes are only ever added; their names never change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One code. `exit_code`: 1 = it failed, 2 = wrong input, 3 = refused for safety (nothing was touched)."""
+
+    code: str
+    link: str
+    meaning: str
+    causes: tuple[str, ...]
+    repair: str
+    exit_code: int = 1
+
+
+_ALL = (
+    Reason(
+        "DISK_NONE",
+        "disk",
+        "No local disk on this node matches what was asked for.",
+        (
+            "the instance type has no instance store",
+            "the path given with --device does not exist",
+            "the controller model is not in the list of accepted models",
+        ),
+        "lsblk -o NAME,MODEL,SERIAL,SIZE   # then set nvme_device or nvme_instance_store_models",
+    ),
+    Reason(
+        "DISK_FOREIGN_DATA",
+        "disk",
+        "The disk carries a filesystem, a partition table or other data that is not ours.",
+        (
+            "the disk was used by something else before",
+            "it is not the instance store",
+            "an earlier mkfs was cut off by a power loss",
+        ),
+        "wipefs -n DISK && blkid -p DISK   # look first; only a person may erase: wipefs -a DISK && blkdiscard DISK",
+        3,
+    ),
+    Reason(
+        "DISK_BUSY",
+        "disk",
+        "Something holds the disk: a mount, swap, RAID, LVM, or a program that opened it exclusively.",
+        ("it backs the running system", "nodeadm built an array from it", "it is mounted in another namespace"),
+        "lsblk DISK; cat /proc/mdstat; grep DISK /proc/*/mountinfo   # find the owner and let it go",
+        3,
+    ),
+    Reason(
+        "DISK_AMBIGUOUS",
+        "disk",
+        "More than one disk could be the one, and nothing says which.",
+        ("two disks carry our marker", "a disk was cloned"),
+        "judge-node disks status --mount-path PATH --device /dev/disk/by-id/NAME   # then set nvme_device",
+        3,
+    ),
+    Reason(
+        "DISK_UNKNOWN",
+        "disk",
+        "The disk could not be examined in full, so nothing is done to it.",
+        ("it returns read errors", "it is read-only", "it has no device node here", "blkid or wipefs did not answer"),
+        "dmesg | grep DISK   # a failing instance store is replaced by stopping and starting the instance",
+        3,
+    ),
+    Reason(
+        "DISK_FAILED",
+        "disk",
+        "The kernel reported an input/output error, or the filesystem went read-only.",
+        ("the disk is failing", "the filesystem shut itself down"),
+        "dmesg | tail -50   # then drain the node, stop and start the instance, and run `judge-bootstrap run nvme model_cache`",
+    ),
+    Reason(
+        "FS_STALE",
+        "disk",
+        "What is mounted, or the mount unit, names a filesystem that is not on the disk any more.",
+        ("the instance was stopped and started and came back with blank disks",),
+        "judge-node disks ensure --mount-path PATH",
+    ),
+    Reason(
+        "FS_MISMATCH",
+        "disk",
+        "The disk is ours but has another filesystem type than the one asked for.",
+        ("nvme_fstype was changed after the first run",),
+        "set nvme_fstype back to what the disk has; a filesystem with data is never remade",
+        3,
+    ),
+    Reason(
+        "FS_CREATE_FAILED",
+        "disk",
+        "mkfs, mount or the mount unit failed.",
+        ("the kernel has no driver for the filesystem", "another program took the disk in between"),
+        "judge-node disks status --mount-path PATH; dmesg | tail",
+    ),
+    Reason(
+        "MOUNT_MISSING",
+        "disk",
+        "The path is not on a mounted local disk, so writing there would fill the root filesystem.",
+        ("the disk was never prepared on this node", "the mount failed after a reboot"),
+        "judge-node disks ensure --mount-path PATH",
+        3,
+    ),
+    Reason(
+        "MOUNT_WRONG_DEVICE",
+        "disk",
+        "Another filesystem is mounted where ours should be.",
+        ("an EBS volume, a tmpfs or an array of another tool is mounted at the path", "two tools manage the same path"),
+        "findmnt PATH   # unmount it, or set nvme_mount_path to another path",
+        3,
+    ),
+    Reason(
+        "MOUNT_POINT_IN_USE",
+        "disk",
+        "The mount point is not an empty directory, so mounting would hide what is in it.",
+        ("something wrote there while the disk was not mounted", "the path is a file or a symbolic link"),
+        "ls -la PATH   # move it away, then run again",
+        3,
+    ),
+    Reason(
+        "TOOL_MISSING",
+        "disk",
+        "A program that the work needs is not installed on the node.",
+        ("a minimal image",),
+        "dnf install -y util-linux xfsprogs e2fsprogs   # or: apt-get install -y util-linux xfsprogs e2fsprogs",
+    ),
+    Reason(
+        "SPACE_SHORT",
+        "model",
+        "The filesystem has not enough free space for the model.",
+        ("the disk is smaller than the model", "other models or files fill it"),
+        "df -h STORE; du -sh STORE/*   # remove models that nothing serves",
+    ),
+    Reason(
+        "SOURCE_UNREACHABLE",
+        "model",
+        "The model source does not answer, or answers with server errors, after all retries.",
+        ("no route or DNS from the node", "a proxy or firewall", "the Hub or the mirror is down"),
+        "curl -sSI ENDPOINT   # on the node; then run again: what is fetched already is kept",
+    ),
+    Reason(
+        "SOURCE_DENIED",
+        "model",
+        "The model source refused: the token is missing, wrong, or has no access to the model.",
+        ("a gated model whose terms were not accepted", "an expired token", "the repository does not exist"),
+        "hf auth whoami   # with the node's token; then check access to the model on the Hub",
+    ),
+    Reason(
+        "SOURCE_NOT_FOUND",
+        "model",
+        "The source has no such repository, commit or file.",
+        ("a typing error in model.id or model.revision", "the commit was removed upstream"),
+        "judge-bootstrap config show   # check model.id and model.revision",
+    ),
+    Reason(
+        "SOURCE_RATE_LIMITED",
+        "model",
+        "The source limits the rate of requests, for longer than the run waits.",
+        ("many nodes behind one address", "anonymous requests"),
+        "run again later (what is fetched is kept), use a token, or a mirror: model_cache_hub_endpoint",
+    ),
+    Reason(
+        "INTEGRITY_MISMATCH",
+        "model",
+        "Bytes are not those that the manifest names.",
+        ("a corrupted download or mirror", "a disk error", "a file was changed by hand"),
+        "judge-node cache sync MANIFEST --store STORE --deep   # hashes everything, and fetches again what is wrong",
+    ),
+    Reason(
+        "MODEL_INCOMPLETE",
+        "model",
+        "The snapshot is not complete, or nothing vouches for it.",
+        ("the sync never ran or was cut", "the disk was replaced", "shards are missing from the manifest"),
+        "judge-node cache sync MANIFEST --store STORE",
+    ),
+    Reason(
+        "MODEL_STALE",
+        "model",
+        "The node holds another commit than the one wanted.",
+        ("the revision was changed and the node not yet synced",),
+        "judge-bootstrap run model_cache --limit NODE",
+    ),
+    Reason(
+        "FILE_FORBIDDEN",
+        "model",
+        "The manifest names a file that may not be stored: code, pickle, or a path that leaves the snapshot.",
+        ("a repository with .bin, .pt, .pkl or .py files", "a manifest made by another tool"),
+        "make the manifest again with the model_cache role: it lists safetensors, JSON and tokenizer files only",
+        2,
+    ),
+    Reason(
+        "LOCKED",
+        "node",
+        "Another judge-node works on the same target and did not end in time.",
+        ("a sync of a big model is running", "the loader pod and an operator at once"),
+        "pgrep -af judge-node   # wait for it, or raise --lock-wait",
+        3,
+    ),
+    Reason(
+        "NODE_NOT_JOINED",
+        "node",
+        "The instance runs but Kubernetes has no node for it.",
+        ("wrong NodeConfig", "no route to the API server", "the IAM role is not mapped"),
+        "journalctl -u nodeadm-run -u kubelet   # on the node",
+    ),
+    Reason(
+        "POD_PENDING",
+        "pod",
+        "The serving pod cannot be scheduled.",
+        ("no free GPU", "a taint or a node selector that no node meets", "its volume is not bound"),
+        "kubectl -n llm-judge describe pod",
+    ),
+    Reason(
+        "PROBE_FAILING",
+        "pod",
+        "The serving container runs, but its probe does not pass in time.",
+        ("the model is still loading", "not enough GPU memory", "wrong arguments"),
+        "kubectl -n llm-judge logs deploy/judge-inference-service",
+    ),
+    Reason(
+        "WRONG_MODEL_SERVED",
+        "verdict",
+        "The service answers, but with another model or commit than the one wanted.",
+        ("an old pod is still served", "another service has the same name"),
+        "judge-bootstrap run vllm_k8s verify",
+    ),
+    Reason(
+        "GOLDEN_DRIFT",
+        "verdict",
+        "Fixed answers are scored differently than the accepted baseline.",
+        ("another model, image or prompt", "another GPU type"),
+        "judge-bootstrap run verify   # compare provenance before accepting a new baseline",
+    ),
+)
+
+REASONS: dict[str, Reason] = {reason.code: reason for reason in _ALL}
+
+
+def as_markdown() -> str:
+    """Return docs/reason-codes.md."""
+    lines = [
+        "# Reason codes",
+        "",
+        "Generated by `judge-node reasons --markdown`; do not edit. Every failure in JSON, text, annotations and exit",
+        "messages carries one of these. Exit code 1: it failed; 2: wrong input; 3: refused for safety, nothing was touched.",
+        "Words in capitals in a command (DISK, PATH, STORE, MANIFEST, ENDPOINT, NODE) stand for the values in the message.",
+    ]
+    for link in dict.fromkeys(reason.link for reason in _ALL):
+        lines += ["", f"## {link.capitalize()}"]
+        for reason in (r for r in _ALL if r.link == link):
+            lines += [
+                "",
+                f"### {reason.code}",
+                "",
+                f"{reason.meaning} Exit code {reason.exit_code}.",
+                "",
+                "Likely causes:",
+                "",
+            ]
+            lines += [f"- {cause}" for cause in reason.causes]
+            lines += ["", "Repair:", "", "```sh", reason.repair, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def as_text() -> str:
+    """Return one line a code."""
+    width = max(len(code) for code in REASONS)
+    return "".join(f"{reason.code:<{width}}  {reason.meaning}\n" for reason in _ALL)

@@ -1,0 +1,59 @@
+"""The one way to start a program: no shell, no inherited stdin, C locale, a deadline, and a clear message when it is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+
+from .result import NodeError
+
+# ssh sessions of a service user often lack the sbin directories, where mkfs and blkid live.
+_PATH = os.pathsep.join(filter(None, (os.environ.get("PATH"), "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")))
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for child programs: English messages, complete PATH, nothing secret."""
+    return {"PATH": _PATH, "LC_ALL": "C"}
+
+
+def run(
+    argv: Sequence[str], *, timeout_seconds: float = 60, stdin: int = subprocess.DEVNULL
+) -> subprocess.CompletedProcess[str]:
+    """Run `argv` and return its exit status and output; the exit status is the caller's to judge.
+
+    Raises NodeError TOOL_MISSING when the program is not installed, DISK_UNKNOWN when it does not end in time.
+    """
+    try:
+        return subprocess.run(
+            list(argv),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=environment(),
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise NodeError(
+            f"program {argv[0]!r} is not on this node, and it is needed to go on", reason="TOOL_MISSING"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise NodeError(
+            f"`{' '.join(argv)}` gave no answer in {timeout_seconds:.0f} seconds", reason="DISK_UNKNOWN"
+        ) from None
+
+
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Hold back SIGINT, SIGTERM and SIGHUP, for this process and for what it starts, until the block ends."""
+    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
