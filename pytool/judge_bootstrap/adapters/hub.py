@@ -1,4 +1,4 @@
-"""The Hugging Face Hub (or a mirror that speaks its API), as far as the controller asks it: which files make a model."""
+"""The Hugging Face Hub, or a mirror that speaks its API: the controller asks it which files make a model."""
 
 from __future__ import annotations
 
@@ -66,16 +66,17 @@ def _ask(call: Callable[[], Any], repo_id: str, revision: str, endpoint: str) ->
         return call()
     except GatedRepoError as error:
         raise BootstrapError(f"{repo_id} is gated and this token has no access to it", reason="SOURCE_DENIED",
-                             hint=f"accept its terms at {endpoint}/{repo_id}, then set HF_TOKEN or run: hf auth login") from error
+                             hint=f"accept its terms at {endpoint}/{repo_id}, then: hf auth login") from error
     except RevisionNotFoundError as error:
-        raise BootstrapError(f"{repo_id} has no revision {revision!r}", reason="SOURCE_DENIED",
+        raise BootstrapError(f"{repo_id} has no revision {revision!r}", reason="SOURCE_NOT_FOUND",
                              hint="correct model.revision: a branch, tag or commit of the repository") from error
     except RepositoryNotFoundError as error:
-        raise BootstrapError(f"{endpoint} knows no model {repo_id}, or it is private", reason="SOURCE_DENIED",
+        raise BootstrapError(f"{endpoint} knows no model {repo_id}, or it is private", reason="SOURCE_NOT_FOUND",
                              hint="correct model.id, or set HF_TOKEN for a private model") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        reason = {401: "SOURCE_DENIED", 403: "SOURCE_DENIED", 429: "SOURCE_RATE_LIMITED"}.get(status or 0, "SOURCE_UNREACHABLE")
+        known = {401: "SOURCE_DENIED", 403: "SOURCE_DENIED", 429: "SOURCE_RATE_LIMITED"}
+        reason = known.get(status or 0, "SOURCE_UNREACHABLE")
         raise BootstrapError(f"{endpoint} answered {status} for {repo_id}", reason=reason,
                              hint="run again later, or set model_cache_hub_endpoint to a mirror") from error
     except Exception as error:  # the client's transport library has changed twice: its error types are no contract

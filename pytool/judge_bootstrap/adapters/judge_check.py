@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from judge_bootstrap.core.errors import BootstrapError
@@ -74,16 +74,17 @@ def judge_once(base_url: str, model: str) -> Mapping[str, Any]:
     with JudgeClient(base_url=f"{base_url}/v1", model=model) as client:
         verdict = client.judge(QUESTION, ANSWER)
     if verdict.status != "scored":
-        raise BootstrapError(f"{model} answers, but gave no valid verdict: status {verdict.status}, reason {verdict.reason}",
-                             reason="VERDICT_INVALID", hint="check the server's arguments (structured outputs) and its log")
-    return asdict(verdict) if is_dataclass(verdict) else dict(verdict)
+        raise BootstrapError(
+            f"{model} answers, but gave no valid verdict: status {verdict.status}, reason {verdict.reason}",
+            reason="VERDICT_INVALID", hint="check the server's arguments (structured outputs) and its log")
+    return asdict(verdict)
 
 
 def check(endpoints: list[Endpoint], service: str, served_model_name: str, commit: str,
           forward: Callable[[Endpoint], AbstractContextManager[str]],
           models: Callable[[str], Any] = fetch_models,
           judge: Callable[[str, str], Mapping[str, Any]] = judge_once) -> Judged:
-    """Ask every pod which model it serves, and the first one for a verdict. Raises BootstrapError at the first that fails."""
+    """Ask every pod which model it serves, and the first one for a verdict. Raises BootstrapError when one fails."""
     if not endpoints:
         raise BootstrapError(f"no pod is ready behind {service}", reason="POD_PENDING",
                              hint="judge-bootstrap run vllm_k8s")
@@ -93,7 +94,8 @@ def check(endpoints: list[Endpoint], service: str, served_model_name: str, commi
             try:
                 served_model(models(base_url), served_model_name, commit)
             except BootstrapError as error:
-                raise BootstrapError(f"pod {endpoint.pod}: {error.message}", reason=error.reason, hint=error.hint) from error
+                raise BootstrapError(f"pod {endpoint.pod}: {error.message}", reason=error.reason,
+                                     hint=error.hint) from error
             if verdict is None:
                 verdict = judge(base_url, served_model_name)
     assert verdict is not None

@@ -37,7 +37,7 @@ class Rollout:
 def is_complete(deployment: Mapping[str, Any]) -> bool:
     """Tell whether the newest generation was seen and all its pods, and no older ones, are available."""
     status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
-    return (
+    return bool(
         status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
         and status.get("updatedReplicas", 0) == wanted
         and status.get("availableReplicas", 0) == wanted
@@ -47,7 +47,7 @@ def is_complete(deployment: Mapping[str, Any]) -> bool:
 
 def wait(cluster: Cluster, name: str, namespace: str, wait_seconds: float,
          clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Rollout:
-    """Return when the Deployment is complete. Raises BootstrapError (POD_PENDING, PROBE_FAILING) after `wait_seconds`."""
+    """Return when the Deployment is complete; raise BootstrapError POD_PENDING or PROBE_FAILING after `wait_seconds`."""
     started = clock()
     while True:
         deployment = cluster.deployment()

@@ -47,14 +47,16 @@ def build_manifest(repo_id: str, revision: str, commit: str, listing: Iterable[L
     names = {f.path for f in files}
     if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
         raise BootstrapError(
-            f"{repo_id} at {commit} has no model that can be served safely: found {', '.join(sorted(names)) or 'nothing'}, "
-            "wanted config.json and *.safetensors (pickle weights are never fetched)",
+            f"{repo_id} at {commit} has no model that can be served safely: found "
+            f"{', '.join(sorted(names)) or 'nothing'}, wanted config.json and *.safetensors (never pickles)",
             reason="FILE_FORBIDDEN", hint="choose a repository with safetensors weights as model.id")
     for file in files:
         if file.size is None or not (file.sha256 or file.blob_sha1):
-            raise BootstrapError(f"the Hub gave no size or no hash for {file.path} of {repo_id}, so it cannot be verified",
+            raise BootstrapError(f"the Hub gave no size or hash for {file.path} of {repo_id}: it cannot be verified",
                                  reason="SOURCE_UNREACHABLE", hint="check model_cache_hub_endpoint")
-    return {"schema": 1, "repo_id": repo_id, "revision": revision, "commit": commit, "files": [asdict(f) for f in files]}
+    return {
+        "schema": 1, "repo_id": repo_id, "revision": revision, "commit": commit, "files": [asdict(f) for f in files],
+    }
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
@@ -87,7 +89,7 @@ def read_config(repo_id: str, content: bytes) -> str | None:
         raise BootstrapError(f"config.json of {repo_id} is a {type(config).__name__}, wanted an object",
                              reason="INTEGRITY_MISMATCH", hint="choose another model.id or model.revision")
     if "auto_map" in config:
-        raise BootstrapError(f"config.json of {repo_id} has auto_map: the model needs Python code out of its repository, "
+        raise BootstrapError(f"config.json of {repo_id} has auto_map: it needs Python code out of its repository, "
                              "which is never run here", reason="FILE_FORBIDDEN",
                              hint="choose a model that transformers knows by itself as model.id")
     declared = config.get("quantization_config")

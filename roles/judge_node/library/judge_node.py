@@ -79,6 +79,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -136,32 +137,31 @@ def build_arguments(params, check_mode):
 def is_installed(bundle, path=INSTALL_PATH):
     """Tell whether exactly these bytes are already at `path`."""
     try:
-        with open(path, "rb") as handle:
-            return handle.read() == bundle
+        return Path(path).read_bytes() == bundle
     except OSError:
         return False
 
 
 def install(bundle, path=INSTALL_PATH, link=LINK_PATH):
     """Put the program at `path`, by one rename, and `link` beside the other commands. Raises OSError."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, mode=0o755, exist_ok=True)
-    descriptor, staged = tempfile.mkstemp(dir=folder, prefix=".judge-node.")
+    target, command = Path(path), Path(link)
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor, staged = tempfile.mkstemp(dir=target.parent, prefix=".judge-node.")
     try:
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(bundle)
             os.fchmod(handle.fileno(), 0o755)
             handle.flush()
             os.fsync(handle.fileno())
-        os.rename(staged, path)
+        Path(staged).replace(target)
     except BaseException:
-        os.unlink(staged)
+        Path(staged).unlink()
         raise
-    if not (os.path.islink(link) and os.readlink(link) == path):
-        os.makedirs(os.path.dirname(link), mode=0o755, exist_ok=True)
-        if os.path.lexists(link):
-            os.unlink(link)
-        os.symlink(path, link)
+    if not (command.is_symlink() and command.resolve() == target.resolve()):
+        command.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if command.is_symlink() or command.exists():
+            command.unlink()
+        command.symlink_to(target)
 
 
 def end_with_parent():
@@ -183,7 +183,7 @@ def stop(child):
 
 
 def read_until_end(child, watched):
-    """Return all that the child prints. Raises ConnectionGone when nobody can read from descriptor `watched` any more."""
+    """Return all that the child prints. Raises ConnectionGone when nobody reads descriptor `watched` any more."""
     printed = []
     poller = select.poll()
     poller.register(child.stdout, select.POLLIN)
@@ -257,9 +257,9 @@ def failure_message(answer):
     """Return `REASON: what was found (repair: command)`, with what there is of it."""
     text = answer.get("message") or "judge-node failed and gave no message"
     if answer.get("reason"):
-        text = "{0}: {1}".format(answer["reason"], text)
+        text = f"{answer['reason']}: {text}"
     if answer.get("repair"):
-        text = "{0} (repair: {1})".format(text, answer["repair"])
+        text = f"{text} (repair: {answer['repair']})"
     return text
 
 
@@ -299,7 +299,8 @@ def main():
             install(bundle)
             installed = True
         given = json.dumps(module.params["manifest"] or {}).encode("utf-8")
-        status, printed, errors = run_program(bundle, installed, build_arguments(module.params, module.check_mode), given)
+        arguments = build_arguments(module.params, module.check_mode)
+        status, printed, errors = run_program(bundle, installed, arguments, given)
     except ConnectionGone:
         sys.exit(1)
     except OSError as error:
@@ -307,11 +308,8 @@ def main():
 
     answer = parse_answer(printed)
     if answer is None:
-        module.fail_json(
-            msg="judge-node ended with status {0} and no answer: {1}".format(
-                status, errors.decode("utf-8", "replace").strip() or printed[:500].decode("utf-8", "replace")),
-            rc=status,
-        )
+        said = errors.decode("utf-8", "replace").strip() or printed[:500].decode("utf-8", "replace")
+        module.fail_json(msg=f"judge-node ended with status {status} and no answer: {said}", rc=status)
     result = {
         "changed": bool(answer.get("changed")) or program_changed,
         "diff": describe_diff(answer, program_changed),

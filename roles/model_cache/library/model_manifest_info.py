@@ -74,18 +74,18 @@ def main():
         from judge_bootstrap.adapters.hub import resolve_model
         from judge_bootstrap.core.errors import BootstrapError
     except ImportError as error:
-        module.fail_json(msg=f"{error} under {sys.executable}; run the playbook with the Python that judge-bootstrap is installed in")
+        module.fail_json(msg=f"{error} under {sys.executable}; run the playbook with judge-bootstrap's own Python")
     try:
         found = resolve_model(module.params["repo_id"], module.params["revision"], module.params["endpoint"])
     except BootstrapError as error:
-        module.fail_json(msg=f"{error.reason}: {error.message} (repair: {error.hint})", reason=error.reason,
-                         repair=error.hint)
+        code = f"{error.reason}: " if error.reason else ""
+        module.fail_json(msg=f"{code}{error.message} (repair: {error.hint})", reason=error.reason, repair=error.hint)
     module.exit_json(
         changed=False,
         manifest=found.manifest,
         digest=found.digest,
         quantization=found.quantization,
-        msg="{repo_id} at {commit}, {count} files".format(count=len(found.manifest["files"]), **found.manifest),
+        msg=f"{found.manifest['repo_id']} at {found.manifest['commit']}, {len(found.manifest['files'])} files",
     )
 
 

@@ -16,7 +16,9 @@ options:
   commit: {description: The commit that it must be served from., type: str, required: true}
   kubeconfig: {description: Path of the kubeconfig; kubectl's default when empty., type: path}
   context: {description: Context in the kubeconfig; the current one when empty., type: str}
-  python_path: {description: Folder with the judge_bootstrap sources, used when the package is not installed., type: path}
+  python_path:
+    description: Folder with the judge_bootstrap sources, used when the package is not installed.
+    type: path
 author: judge-bootstrap
 """
 
@@ -33,7 +35,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 pods: {description: The pods that serve the wanted commit., returned: success, type: list, elements: str}
-verdict: {description: The verdict (status, score, categories, reasoning, latency_ms, ...)., returned: success, type: dict}
+verdict: {description: The verdict (status, score, categories and so on)., returned: success, type: dict}
 """
 
 import sys
@@ -63,7 +65,7 @@ def main():
         from judge_bootstrap.adapters.port_forward import forward
         from judge_bootstrap.core.errors import BootstrapError
     except ImportError as error:
-        module.fail_json(msg=f"{error} under {sys.executable}; run the playbook with the Python that judge-bootstrap is installed in")
+        module.fail_json(msg=f"{error} under {sys.executable}; run the playbook with judge-bootstrap's own Python")
     try:
         api_client = connect(params["kubeconfig"], params["context"])
         found = check(
@@ -72,12 +74,12 @@ def main():
             forward=lambda endpoint: forward(api_client, params["namespace"], endpoint.pod, endpoint.port),
         )
     except BootstrapError as error:
-        module.fail_json(msg="{0}{1} (repair: {2})".format(error.reason + ": " if error.reason else "", error.message,
-                                                          error.hint), reason=error.reason, repair=error.hint)
+        code = f"{error.reason}: " if error.reason else ""
+        module.fail_json(msg=f"{code}{error.message} (repair: {error.hint})", reason=error.reason, repair=error.hint)
     verdict = dict(found.verdict)
+    score = verdict.get("score")
     module.exit_json(changed=False, pods=list(found.pods), verdict=verdict,
-                     msg="{0} answers on {1} pods; one answer judged: score {2}".format(
-                         found.model, len(found.pods), verdict.get("score")))
+                     msg=f"{found.model} answers on {len(found.pods)} pods; one answer judged: score {score}")
 
 
 if __name__ == "__main__":

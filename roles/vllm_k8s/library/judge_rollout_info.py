@@ -16,7 +16,9 @@ options:
   wait_seconds: {description: Seconds to wait., type: int, default: 1200}
   kubeconfig: {description: Path of the kubeconfig; kubectl's default when empty., type: path}
   context: {description: Context in the kubeconfig; the current one when empty., type: str}
-  python_path: {description: Folder with the judge_bootstrap sources, used when the package is not installed., type: path}
+  python_path:
+    description: Folder with the judge_bootstrap sources, used when the package is not installed.
+    type: path
 author: judge-bootstrap
 """
 
@@ -59,13 +61,14 @@ def main():
         from judge_bootstrap.adapters.rollout import KubernetesCluster, wait
         from judge_bootstrap.core.errors import BootstrapError
     except ImportError as error:
-        module.fail_json(msg=f"{error} under {sys.executable}; run the playbook with the Python that judge-bootstrap is installed in")
+        module.fail_json(msg=f"{error} under {sys.executable}; run the playbook with judge-bootstrap's own Python")
     try:
-        cluster = KubernetesCluster(connect(params["kubeconfig"], params["context"]), params["namespace"], params["name"])
+        api_client = connect(params["kubeconfig"], params["context"])
+        cluster = KubernetesCluster(api_client, params["namespace"], params["name"])
         found = wait(cluster, params["name"], params["namespace"], params["wait_seconds"])
     except BootstrapError as error:
-        module.fail_json(msg="{0}{1} (repair: {2})".format(error.reason + ": " if error.reason else "", error.message,
-                                                          error.hint), reason=error.reason, repair=error.hint)
+        code = f"{error.reason}: " if error.reason else ""
+        module.fail_json(msg=f"{code}{error.message} (repair: {error.hint})", reason=error.reason, repair=error.hint)
     module.exit_json(changed=False, ready=found.ready, waited_seconds=round(found.seconds, 1),
                      msg=f"{found.ready} of {found.wanted} pods ready")
 
