@@ -105,9 +105,9 @@ class AppContext:
 
 def known_environments() -> list[str]:
     """Return the names of the environments that there are, sorted."""
-    from judge_bootstrap.adapters import config
+    from judge_bootstrap.adapters import places
 
-    return config.known_environments()
+    return places.known_environments()
 
 
 def nearest(word: str, known: list[str]) -> str:

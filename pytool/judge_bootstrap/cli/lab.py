@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from judge_bootstrap.cli.context import AppContext, global_options, pass_app
-from judge_bootstrap.core.errors import BootstrapError, UsageProblem
+from judge_bootstrap.core.errors import UsageProblem
 
 NODE_VERBS = ("stop", "start", "add", "kill", "cut")
 
@@ -21,23 +21,23 @@ def load_site() -> Any:
     try:
         return import_module("judge_lab.site")
     except ModuleNotFoundError as problem:
-        if problem.name is not None and problem.name.split(".")[0] == "judge_lab":
-            raise
-        raise UsageProblem(f"the local environment needs the Python package {problem.name!r}, which is not installed",
-                           hint="pip install 'judge-bootstrap[lab]'") from problem
+        if problem.name is not None and problem.name.startswith(("judge_lab", "judge_bootstrap")):
+            raise  # a part of ours that is not there is a broken installation, not a missing extra
+        raise _missing(problem) from problem
 
 
 def call(work: Any, *args: Any, **options: Any) -> Any:
-    """Call a function of judge_lab.site; its LabError, or a package it misses, becomes one line and a hint."""
-    from judge_lab import LabError
-
+    """Call a function of judge_lab.site. Raises UsageProblem with the pip command for a package that it misses."""
     try:
         return work(*args, **options)
-    except LabError as problem:
-        raise BootstrapError(str(problem), hint=getattr(problem, "hint", None)) from problem
     except ModuleNotFoundError as problem:
-        raise UsageProblem(f"the local environment needs the Python package {problem.name!r}, which is not installed",
-                           hint="pip install 'judge-bootstrap[lab]'") from problem
+        raise _missing(problem) from problem
+
+
+def _missing(problem: ModuleNotFoundError) -> UsageProblem:
+    package = (problem.name or str(problem)).partition(".")[0]
+    return UsageProblem(f"the local environment needs the Python package {package!r}, which is not installed",
+                        hint="pip install 'judge-bootstrap[lab]'")
 
 
 def bring_up(app: AppContext, nodes: int | None = None) -> None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import logging
 
 NAME = "judge_bootstrap"
+# What a person already sees as progress: it goes to LOG_FILE alone.
+FILE_ONLY = "judge_bootstrap.events"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -36,6 +38,7 @@ def set_up(verbose: int = 0) -> logging.Logger:
     logger.propagate = False
     to_stderr = logging.StreamHandler()
     to_stderr.setLevel(wanted)
+    to_stderr.addFilter(lambda record: record.name != FILE_ONLY)
     to_stderr.setFormatter(CleanFormatter("%(levelname)s %(message)s"))
     logger.addHandler(to_stderr)
     logger.setLevel(wanted)

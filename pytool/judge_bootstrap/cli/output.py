@@ -94,6 +94,7 @@ class Table:
     def __init__(self, console: Console, hosts: Sequence[str]) -> None:
         from rich.live import Live
 
+        self._console = console
         self._started = time.monotonic()
         self._play = "starting Ansible"
         # host -> (style, what, since when)
@@ -125,7 +126,7 @@ class Table:
         text = redactor().clean(f"{word}: {event.task}")
         if style == "red":
             text += ": " + redactor().clean(event_text(event))
-            self._live.console.print(f"{event.host}: {text}", style="red", markup=False)
+            self._console.print(f"{event.host}: {text}", style="red", markup=False)
         self._rows[event.host] = (style, text, now)
 
     def render(self) -> Any:
@@ -139,7 +140,7 @@ class Table:
         grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         grid.add_column(justify="right", no_wrap=True)
         grid.add_row("", Text(self._play, style="bold"), f"{now - self._started:.0f} s")
-        room = max(3, self._live.console.height - 4)
+        room = max(3, self._console.height - 4)
         # On a small screen those that work or failed matter more than those that wait.
         ordered = sorted(self._rows.items(), key=lambda row: {"red": 0, "cyan": 1, "yellow": 2}.get(row[1][0], 3))
         shown = dict(ordered[:room])
@@ -182,7 +183,7 @@ def show_diff(app: AppContext, event: Event) -> None:
 
 def show_changes(app: AppContext, changes: Iterable[Change]) -> None:
     """Print a plan: each host's tasks that would change something, with the diff."""
-    last = None
+    last: str | None = None
     for change in changes:
         if change.host != last:
             app.say(f"{change.host}:")
@@ -198,6 +199,8 @@ def recap(app: AppContext, result: RunResult, next_steps: Sequence[str]) -> None
         return
     if result.check and not app.quiet:
         show_changes(app, result.changes)
+        if result.ok and not result.changes:
+            app.say("Nothing would change.")
     if result.hosts:
         _hosts_table(app, result)
     app.say(_total(result))

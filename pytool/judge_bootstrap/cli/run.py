@@ -124,10 +124,13 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
 
     Raises BootstrapError for what is wrong before the first task: nothing has been touched then.
     """
+    import logging
+
     from judge_bootstrap.adapters import lock, processes
     from judge_bootstrap.adapters.runner import Event, PlaybookRun
     from judge_bootstrap.adapters.state import state_dir
     from judge_bootstrap.cli import output
+    from judge_bootstrap.cli.log import FILE_ONLY
     from judge_bootstrap.core.result import Collector
 
     app.command = command
@@ -160,7 +163,9 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
             run_id=run_id, content_root=root, playbooks=paths, inventory=environment.inventory_dir, limit=options.limit,
             tags=options.tags, skip_tags=options.skip_tags, check=options.check, diff=options.diff,
             extra_vars=settings.extra_vars(), forks=options.forks, verbosity=max(0, app.verbose - 1))
-        collector = Collector(env, playbooks, hosts)
+        collector = Collector(env, playbooks, hosts, check=options.check)
+        logger = logging.getLogger(FILE_ONLY)
+        logger.info("run %s: %s in %s on %d hosts", run_id, holder.command, env, len(hosts))
         with output.progress(app, hosts) as progress:
             def on_event(event: Event) -> None:
                 collector.add(event)
@@ -172,6 +177,7 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
             ended = services.run_playbooks(request, on_event)
     result = conclude(collector, ended, command=command, run_id=run_id, check=options.check,
                       elapsed_seconds=time.monotonic() - started)
+    logger.info("run %s ended with %d: %s", run_id, result.exit_code, result.to_json()["message"] or "everything holds")
     steps = next_steps(env, settings, playbooks, result, lab=environment.provider == "lab")
     if app.json:
         app.emit(result.to_json(steps))
@@ -243,14 +249,16 @@ def _refuse_secret(name: str) -> None:
 
 
 def log_event(event: Any) -> None:
-    """Write one event to the log: outcomes at INFO."""
+    """Write one event to the log file: what changed or failed at INFO, the rest at DEBUG. People see progress instead."""
     import logging
 
+    from judge_bootstrap.cli.log import FILE_ONLY
     from judge_bootstrap.cli.output import event_text, outcome_word
 
     word = outcome_word(event)
     if word is not None:
-        logging.getLogger("judge_bootstrap.run").debug("%s %s %s %s", event.host, word, event.task, event_text(event))
+        level = logging.DEBUG if word in ("ok", "skipped") else logging.INFO
+        logging.getLogger(FILE_ONLY).log(level, "%s %s %s %s", event.host, word, event.task, event_text(event))
 
 
 def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *, lab: bool) -> list[str]:

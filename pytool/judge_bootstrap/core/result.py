@@ -110,8 +110,9 @@ class _Host:
 class Collector:
     """Takes events as they come and says at the end what they came to."""
 
-    def __init__(self, env: str, playbooks: Sequence[str], expected: Collection[str]) -> None:
+    def __init__(self, env: str, playbooks: Sequence[str], expected: Collection[str], *, check: bool = False) -> None:
         """`expected`: the hosts that the inventory gave for this run's limit; `playbooks`: their names, as typed."""
+        self.check = check
         self.env = env
         self.playbooks = tuple(playbooks)
         self.expected = list(expected)
@@ -154,11 +155,12 @@ class Collector:
                                self._repair(name, host.role), counts)
         if counts.get("failures") or (host.failure is not None and not counts):
             return self._failed(name, host, changed, counts)
-        if not counts.get("ok"):
+        # A play that proves something skips it all in check mode: there the host has been asked, and that is all.
+        if not counts.get("ok") and not (self.check and counts.get("skipped")):
             return HostOutcome(False, changed, verdict.get("state"), SILENT,
                                "the inventory names this host, but no task reported from it",
                                self._repair(name, None), counts)
-        message = str(verdict.get("message") or f"{counts['ok']} tasks ok, {counts.get('changed', 0)} changed")
+        message = str(verdict.get("message") or "")
         return HostOutcome(True, changed, verdict.get("state"), None, message, None, counts)
 
     def _failed(self, name: str, host: _Host, changed: bool, counts: Mapping[str, int]) -> HostOutcome:

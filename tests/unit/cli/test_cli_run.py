@@ -1,0 +1,343 @@
+"""`judge-bootstrap`, `run` and `plan`: what is handed to the runner, and what is made of its events."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from fakes_cli import OK, Desk, FakeLab, failed, ok, stats
+from judge_bootstrap.adapters import lock
+from judge_bootstrap.adapters.runner import Ended, Event
+from judge_lab import LabError
+
+
+def names(desk: Desk) -> list[str]:
+    return [path.stem for path in desk.runner.calls[0].playbooks]
+
+
+def test_without_a_command_the_whole_site_runs(desk: Desk) -> None:
+    result = desk.invoke("--env", "prod")
+    assert result.exit_code == 0, result.output
+    assert names(desk) == ["site"]
+    assert desk.runner.calls[0].inventory == desk.content / "inventory" / "prod"
+
+
+def test_run_takes_playbooks_in_the_order_given(desk: Desk) -> None:
+    desk.invoke("--env", "prod", "run", "model_cache", "nvme")
+    assert names(desk) == ["model_cache", "nvme"]
+
+
+def test_every_option_reaches_the_runner(desk: Desk) -> None:
+    desk.settings.variables = {"nvme_fstype": "ext4"}
+    result = desk.invoke("--env", "prod", "run", "nvme", "--limit", "node-1", "--tags", "a,b", "--skip-tags", "c",
+                         "--check", "--diff", "--forks", "5", "-e", "nvme_fstype=ext4", "-vvv")
+    assert result.exit_code == 0, result.output
+    request = desk.runner.calls[0]
+    assert (request.limit, request.tags, request.skip_tags, request.check, request.diff, request.forks) == (
+        "node-1", "a,b", "c", True, True, 5)
+    assert request.verbosity == 2
+    assert request.extra_vars == {"nvme_fstype": "ext4"}
+    assert desk.asked_settings == [("nvme_fstype=ext4",)]
+
+
+def test_plan_checks_and_diffs_the_whole_site(desk: Desk) -> None:
+    desk.invoke("--env", "prod", "plan", "--limit", "node-1")
+    request = desk.runner.calls[0]
+    assert (names(desk), request.check, request.diff, request.limit) == (["site"], True, True, "node-1")
+
+
+def test_an_unknown_playbook_lists_the_known_ones_and_the_nearest(desk: Desk) -> None:
+    result = desk.invoke("--env", "prod", "run", "nvm")
+    assert result.exit_code == 2
+    assert "unknown playbook 'nvm' (known: model_cache, nvme, preflight, site, verify, vllm_k8s)" in result.stderr
+    assert "Hint: did you mean 'nvme'?" in result.stderr
+    assert desk.runner.calls == []
+
+
+@pytest.mark.parametrize(
+    "given", ["hf_token=abc", "vllm_api_key=abc", '{"registry_password": "abc"}', "a=1 hf_token=abc"]
+)
+def test_a_secret_in_extra_vars_is_refused_and_not_repeated(desk: Desk, given: str) -> None:
+    result = desk.invoke("--env", "prod", "run", "model_cache", "-e", given)
+    assert result.exit_code == 2
+    assert "would put a secret on the command line" in result.stderr
+    assert "model_cache_token_file=/path" in result.stderr
+    assert "abc" not in result.output
+    assert desk.runner.calls == []
+
+
+def test_a_secret_in_a_file_of_extra_vars_is_refused(desk: Desk) -> None:
+    desk.settings.passed_on = {"registry": {"password": "abc"}}
+    result = desk.invoke("--env", "prod", "run", "model_cache", "-e", "@vars.yml")
+    assert result.exit_code == 2
+    assert "-e password=... would put a secret" in result.stderr
+    assert desk.runner.calls == []
+
+
+@pytest.mark.parametrize(
+    "given", ["model_cache_token_file=/run/token", "vllm_k8s_hf_secret_name=hf", "tokenizer=x", "max_tokens=5"]
+)
+def test_a_name_that_only_refers_to_a_secret_passes(desk: Desk, given: str) -> None:
+    assert desk.invoke("--env", "prod", "run", "model_cache", "-e", given).exit_code == 0
+
+
+def test_a_good_run_answers_in_json_per_host(desk: Desk) -> None:
+    verdict = {"ok": True, "changed": True, "state": "ours", "reason": None, "message": "mounted", "repair": None}
+    desk.runner.events = [ok("node-1", changed=True, judge=verdict), ok("node-2"),
+                          stats(node_1={"ok": 1, "changed": 1}, node_2=OK)]
+    result, answer = desk.invoke_json("--env", "prod", "run", "nvme")
+    assert result.exit_code == 0
+    assert (answer["ok"], answer["command"], answer["env"], answer["playbooks"]) == (True, "run", "prod", ["nvme"])
+    assert answer["run_id"] == desk.runner.calls[0].run_id
+    assert answer["changed"] == 1
+    assert answer["hosts"]["node-1"] == {
+        "ok": True,
+        "changed": True,
+        "state": "ours",
+        "reason": None,
+        "message": "mounted",
+        "repair": None,
+        "tasks": {"ok": 1, "changed": 1},
+    }
+    assert answer["hosts"]["node-2"]["changed"] is False
+
+
+def test_a_host_that_no_task_reported_from_fails_the_run_though_rc_is_0(desk: Desk) -> None:
+    desk.runner.events = [ok("node-1"), stats(node_1=OK)]
+    result, answer = desk.invoke_json("--env", "prod")
+    assert result.exit_code == 1
+    assert answer["ok"] is False and answer["message"] == "1 of 2 hosts failed"
+    assert answer["hosts"]["node-2"]["reason"] == "NODE_SILENT"
+    assert answer["hosts"]["node-2"]["repair"] == "judge-bootstrap --env prod --limit node-2"
+
+
+def test_a_run_without_any_recap_is_never_green(desk: Desk) -> None:
+    desk.runner.events = []
+    result, answer = desk.invoke_json("--env", "prod")
+    assert result.exit_code == 1
+    assert answer["ok"] is False
+
+
+def test_an_unreachable_host_gets_a_reason_and_its_repair_command(desk: Desk) -> None:
+    desk.runner.events = [
+        Event(
+            "runner_on_unreachable", host="node-1", role="nvme", result={"msg": "Failed to connect: timed out\nmore"}
+        ),
+        ok("node-2"),
+        stats(node_1={"dark": 1}, node_2=OK),
+    ]
+    desk.runner.ended = Ended(4)
+    result, answer = desk.invoke_json("--env", "prod")
+    assert result.exit_code == 1
+    host = answer["hosts"]["node-1"]
+    assert host["reason"] == "NODE_UNREACHABLE"
+    assert host["message"] == "not reachable: Failed to connect: timed out"
+    assert host["repair"] == "judge-bootstrap --env prod run nvme --limit node-1"
+    assert answer["hosts"]["node-2"]["ok"] is True
+
+
+def test_a_failed_host_carries_the_node_programs_own_reason_and_repair(desk: Desk) -> None:
+    verdict = {
+        "ok": False,
+        "changed": False,
+        "state": "absent",
+        "reason": "DISK_NONE",
+        "message": "no disk",
+        "repair": "lsblk",
+    }
+    desk.runner.events = [failed("node-1", msg="DISK_NONE: no disk", judge=verdict), ok("node-2"),
+                          stats(node_1={"failures": 1}, node_2=OK)]
+    desk.runner.ended = Ended(2)
+    result = desk.invoke("--env", "prod", "run", "nvme")
+    assert result.exit_code == 1
+    assert "Error: node-1: DISK_NONE: no disk\nHint: lsblk\n" in result.stderr
+    assert "1 of 2 hosts hold" in result.stdout
+
+
+def test_a_disk_with_data_alone_is_a_refusal_and_not_a_failure(desk: Desk) -> None:
+    verdict = {
+        "ok": False,
+        "state": "foreign",
+        "reason": "DISK_FOREIGN_DATA",
+        "message": "has xfs",
+        "repair": "wipefs -n",
+    }
+    desk.runner.events = [failed("node-1", judge=verdict), ok("node-2"), stats(node_1={"failures": 1}, node_2=OK)]
+    desk.runner.ended = Ended(2)
+    assert desk.invoke("--env", "prod", "run", "nvme").exit_code == 3
+    desk.runner.events = [failed("node-1", judge=verdict), failed("node-2", msg="boom"),
+                          stats(node_1={"failures": 1}, node_2={"failures": 1})]
+    assert desk.invoke("--env", "prod", "run", "nvme").exit_code == 1
+
+
+def test_a_failure_that_was_ignored_or_rescued_does_not_fail_the_host(desk: Desk) -> None:
+    desk.runner.events = [failed("node-1", ignored=True, msg="no matter"), failed("node-2", msg="rescued"),
+                          stats(node_1={"ok": 1, "ignored": 1}, node_2={"ok": 1, "rescued": 1})]
+    assert desk.invoke("--env", "prod").exit_code == 0
+
+
+def test_ansible_that_never_reached_a_host_is_quoted(desk: Desk) -> None:
+    desk.runner.events = []
+    desk.runner.ended = Ended(4, complaints=("[WARNING]: something", "ERROR! the playbook is not YAML\nin line 3"))
+    result = desk.invoke("--env", "prod")
+    assert result.exit_code == 1
+    assert ("Error: ansible-playbook ended with 4 before any host reported: ERROR! the playbook is not YAML\n"
+            "Hint: the same command with -vv shows all that Ansible said\n") in result.stderr
+
+
+def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(desk: Desk) -> None:
+    desk.runner.events = [ok("node-1")]
+    desk.runner.ended = Ended(None, interrupted=True)
+    result, answer = desk.invoke_json("--env", "prod")
+    assert result.exit_code == 130
+    assert (answer["ok"], answer["interrupted"], answer["reason"]) == (False, True, "INTERRUPTED")
+    assert answer["hint"] == "run the same command again: it does only what is left"
+
+
+def test_censored_output_says_that_it_is_hidden(desk: Desk) -> None:
+    desk.runner.events = [failed("node-1", task="Write the token", censored="the output has been hidden"), ok("node-2"),
+                          stats(node_1={"failures": 1}, node_2=OK)]
+    _, answer = desk.invoke_json("--env", "prod")
+    assert answer["hosts"]["node-1"]["message"] == (
+        "Write the token: failed; its output is hidden because it may hold secrets (no_log)")
+
+
+def test_plan_lists_each_hosts_changes_with_their_diff(desk: Desk) -> None:
+    diff = {"before": "blank\n", "after": "format as xfs\nmount at /mnt/nvme\n"}
+    desk.runner.events = [ok("node-1", "Prepare the instance store", changed=True, diff=diff), ok("node-2"),
+                          stats(node_1={"ok": 1, "changed": 1}, node_2=OK)]
+    result = desk.invoke("--env", "prod", "plan")
+    assert result.exit_code == 0
+    assert "node-1:\n  would change: Prepare the instance store\n" in result.stdout
+    assert "      +format as xfs\n      +mount at /mnt/nvme\n" in result.stdout
+    _, answer = desk.invoke_json("--env", "prod", "plan")
+    assert [(change["host"], change["task"]) for change in answer["changes"]] == [
+        ("node-1", "Prepare the instance store")
+    ]
+
+
+def test_a_plan_without_changes_says_so(desk: Desk) -> None:
+    assert "Nothing would change.\n" in desk.invoke("--env", "prod", "plan").stdout
+
+
+def test_in_check_mode_a_host_whose_tasks_were_all_skipped_has_reported(desk: Desk) -> None:
+    desk.runner.events = [stats(node_1={"skipped": 1}, node_2={"skipped": 1})]
+    assert desk.invoke("--env", "prod", "plan", "verify").exit_code == 0
+    assert desk.invoke("--env", "prod", "run", "verify").exit_code == 1
+
+
+def test_a_good_run_ends_with_how_to_watch_reach_and_test_the_judge(desk: Desk) -> None:
+    output = desk.invoke("--env", "prod").stdout
+    assert "kubectl -n llm-judge get pods --watch" in output
+    assert "port-forward service/judge-inference-service 8000:8000" in output
+    assert "judge-bootstrap --env prod run verify" in output
+
+
+def test_log_level_error_makes_a_good_run_silent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "ERROR")
+    result = desk.invoke("--env", "prod")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_without_a_terminal_progress_is_one_line_a_task_on_stderr(desk: Desk) -> None:
+    desk.runner.events = [
+        Event("playbook_on_play_start", play="Prepare the disk"),
+        ok("node-1", "Mount it", changed=True),
+        ok("node-2", "Mount it"),
+        stats(node_1=OK, node_2=OK),
+    ]
+    stderr = desk.invoke("--env", "prod").stderr
+    assert stderr == "== Prepare the disk\nnode-1: changed: Mount it\nnode-2: ok: Mount it\n"
+
+
+def test_warnings_of_the_settings_are_shown(desk: Desk) -> None:
+    desk.settings.warnings = ("AppConfig is down: using version 3, 2 h old",)
+    assert "Warning: AppConfig is down: using version 3, 2 h old\n" in desk.invoke("--env", "prod").stderr
+
+
+def test_no_colour_codes_are_printed_with_no_color(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[3" in desk.invoke("--env", "prod").stdout
+    assert "\x1b[3" not in desk.invoke("--env", "prod", "--no-color").stdout
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in desk.invoke("--env", "prod").stdout
+
+
+def test_the_log_file_is_private_and_clean(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-token-0123456789")
+    monkeypatch.setenv("LOG_FILE", str(tmp_path / "run.log"))
+    desk.runner.events = [failed("node-1", msg="denied for canary-token-0123456789"), ok("node-2"),
+                          stats(node_1={"failures": 1}, node_2=OK)]
+    desk.invoke("--env", "prod", "run", "nvme")
+    text = (tmp_path / "run.log").read_text()
+    assert "node-1 failed Look denied for ***" in text
+    assert "run nvme" in text
+    assert (tmp_path / "run.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_file_that_cannot_be_written_is_a_usage_error(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_FILE", "/nowhere/run.log")
+    result = desk.invoke("--env", "prod")
+    assert result.exit_code == 2
+    assert "LOG_FILE '/nowhere/run.log' cannot be written: No such file or directory" in result.stderr
+
+
+def test_a_lab_environment_is_brought_up_and_its_variables_are_taken(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "")
+    monkeypatch.setenv("KUBECONFIG", "")
+    desk.provider = "lab"
+    result = desk.invoke("--env", "local")
+    assert result.exit_code == 0, result.output
+    assert desk.lab.asked == [("up", 2)]
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://10.77.0.1:5000"
+    assert "Stand-ins in this environment: AWS: moto; GPU: a device plugin\n" in result.stderr
+    assert 'eval "$(judge-bootstrap lab env)"' in result.stdout
+
+
+def test_a_lab_that_does_not_come_up_is_one_line_and_a_hint(desk: Desk) -> None:
+    desk.provider = "lab"
+    desk.lab = FakeLab(broken=LabError("the lab needs root", hint="sudo make local"))
+    result = desk.invoke("--env", "local")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: the lab needs root\nHint: sudo make local\n"
+    assert desk.runner.calls == []
+
+
+def test_a_held_environment_is_refused_and_names_who_holds_it(desk: Desk, tmp_path: Path) -> None:
+    holder = lock.Holder(4711, "ops-1", "ann", "run-1", "judge-bootstrap site", "2026-11-24T10:00:00+00:00")
+    with lock.held(tmp_path / "state" / "prod" / "lock", "prod", holder):
+        result, answer = desk.invoke_json("--env", "prod")
+    assert result.exit_code == 3
+    assert answer["reason"] == "LOCKED"
+    assert answer["message"].startswith("environment 'prod' is held by `judge-bootstrap site` of ann@ops-1 "
+                                        "(pid 4711, run run-1) since 2026-11-24T10:00:00+00:00, ")
+    assert desk.runner.calls == []
+    assert desk.invoke("--env", "prod").exit_code == 0
+
+
+def test_the_lock_of_a_run_that_was_killed_is_taken_over_with_a_warning(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "state" / "prod" / "lock"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"pid": 4711, "host": "ops-1", "user": "ann", "run_id": "run-1",
+                                "command": "judge-bootstrap site", "started": "2026-11-24T10:00:00+00:00"}))
+    result = desk.invoke("--env", "prod")
+    assert result.exit_code == 0
+    assert ("Warning: `judge-bootstrap site` (run run-1, pid 4711, started 2026-11-24T10:00:00+00:00) ended without "
+            "finishing; this run goes on where it stopped\n") in result.stderr
+    assert file.read_text() == ""
+
+
+def test_a_run_in_one_environment_does_not_hold_another(desk: Desk, tmp_path: Path) -> None:
+    with lock.held(tmp_path / "state" / "local" / "lock", "local", lock.new_holder("run-1", "x")):
+        assert desk.invoke("--env", "prod").exit_code == 0
+
+
+def test_playbook_names_complete() -> None:
+    import click
+    from judge_bootstrap.cli.run import complete_playbook, run
+    ctx = click.Context(run)
+    assert "nvme" in complete_playbook(ctx, run.params[0], "nv")
