@@ -1,4 +1,7 @@
-"""What runs on a GPU node: local disks and the model store. Standard library only, Python 3.9 syntax, shipped as one file."""
+"""What runs on a GPU node: local disks and the model store.
+
+Standard library only, Python 3.9 syntax, shipped as one file.
+"""
 
 from __future__ import annotations
 

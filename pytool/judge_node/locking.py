@@ -1,4 +1,4 @@
-"""One writer at a time: flock on a file of the target, with a bounded wait. The kernel drops it when the holder dies."""
+"""One writer at a time: flock on a file of the target, with a bounded wait. It ends with the process that has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one way to start a program: no shell, no inherited stdin, C locale, a deadline, and a clear message when it is missing."""
+"""The one way to start a program: no shell, no stdin, C locale, a deadline, and a clear message when it is missing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def environment() -> dict[str, str]:
     return {"PATH": _PATH, "LC_ALL": "C"}
 
 
-def run(
-    argv: Sequence[str], *, timeout_seconds: float = 60, stdin: int = subprocess.DEVNULL
-) -> subprocess.CompletedProcess[str]:
+def run(argv: Sequence[str], *, timeout_seconds: float = 60) -> subprocess.CompletedProcess[str]:
     """Run `argv` and return its exit status and output; the exit status is the caller's to judge.
 
     Raises NodeError TOOL_MISSING when the program is not installed, DISK_UNKNOWN when it does not end in time.
@@ -29,9 +27,8 @@ def run(
     try:
         return subprocess.run(
             list(argv),
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
             text=True,
             errors="replace",
             env=environment(),

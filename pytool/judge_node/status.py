@@ -28,9 +28,8 @@ def status(system: System | None = None) -> Result:
         ):
             for found in _models(Store(root)):
                 models.append(found)
-                lines.append(
-                    f"model {found['repo_id']} at {found['commit'][:12]}: {found['state']}, {format_size(found['size_on_disk'])}"
-                )
+                name = f"{found['repo_id']} at {found['commit'][:12]}"
+                lines.append(f"model {name}: {found['state']}, {format_size(found['size_on_disk'])}")
     broken = [model for model in models if model["state"] != "complete"]
     result = Result(command="status", facts={"disks": disks, "models": models})
     if not disks:

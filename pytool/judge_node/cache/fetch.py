@@ -1,4 +1,4 @@
-"""Fetch one blob: streamed, hashed while it streams, resumed where an earlier attempt or process stopped, retried by kind."""
+"""Fetch one blob: hashed while it streams, resumed where an earlier attempt or process stopped, retried by kind."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from .. import __version__
 from ..result import NodeError
 from .manifest import File, Manifest
 
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 20  # also the most that a kill -9 loses: readinto() returns when the buffer is full
 _SOCKET_TIMEOUT_SECONDS = 30
+_PROGRESS_BYTES = 64 << 10  # less than this is no progress, or a source that drips could hold a run for ever
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -91,7 +92,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class Source:
-    """A Hub, or a mirror with the Hub's resolve endpoint. The token lives in memory and goes to the endpoint's origin only."""
+    """A Hub, or a mirror with its resolve endpoint. The token stays in memory and goes to that origin only."""
 
     def __init__(self, endpoint: str, token: str | None = None) -> None:
         self.endpoint = check_endpoint(endpoint, with_token=token is not None)
@@ -104,7 +105,7 @@ class Source:
 
     @contextlib.contextmanager
     def open(self, url: str, offset: int) -> Iterator[http.client.HTTPResponse]:
-        """Open `url` from byte `offset`. Raises _Transient, or NodeError for answers that another attempt does not change."""
+        """Open `url` from byte `offset`. Raises _Transient, or NodeError when another attempt would change nothing."""
         # identity: a compressed answer has other bytes than the ones that were hashed.
         request = urllib.request.Request(
             url, headers={"Accept-Encoding": "identity", "User-Agent": f"judge-node/{__version__}"}
@@ -182,7 +183,7 @@ def _of_status(error: urllib.error.HTTPError, url: str, offset: int) -> Exceptio
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header (seconds or a date) asks for, or None when it asks for nothing usable."""
+    """Return the seconds that a Retry-After header (seconds or a date) asks for, or None when it is not usable."""
     if value is None:
         return None
     if value.strip().isdigit():
@@ -223,7 +224,7 @@ class Hasher:
 
     def __init__(self, file: File) -> None:
         self._file = file
-        # usedforsecurity: git's blob hash is SHA-1 whatever the policy of the system says; a FIPS system would refuse it.
+        # usedforsecurity: a FIPS system refuses SHA-1 otherwise, and git's blob hash is what the Hub gives.
         self._sha1 = (
             None if file.blob_sha1 is None else hashlib.new("sha1", b"blob %d\0" % file.size, usedforsecurity=False)
         )
@@ -279,8 +280,8 @@ class Download:
     def run(self) -> None:
         """Bring the partial file to its full, verified and durable length.
 
-        Raises NodeError (SOURCE_*, INTEGRITY_MISMATCH, SPACE_SHORT, DISK_FAILED) or Stopped; the partial file stays, except
-        after a mismatch, where it is worthless.
+        Raises NodeError (SOURCE_*, INTEGRITY_MISMATCH, SPACE_SHORT, DISK_FAILED) or Stopped; the partial file stays,
+        except after a mismatch, where it is worthless.
         """
         fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
@@ -338,7 +339,7 @@ class Download:
                 problem = _Transient(f"{_shown(self._url)} cannot continue at byte {before}")
             except _Transient as error:
                 problem = error
-                failures = 1 if self._offset > before else failures + 1
+                failures = 1 if self._offset - before >= _PROGRESS_BYTES else failures + 1
             asked = problem.wait_seconds
             if failures >= self._retry.attempts or (asked is not None and asked > self._retry.longest_wait_seconds):
                 waits = f"; it asks to wait {asked:.0f} seconds" if asked is not None else ""
@@ -349,7 +350,7 @@ class Download:
             self._retry.wait(failures - 1, asked)
 
     def _attempt(self, fd: int) -> None:
-        """Read from one connection until the file is complete; raises _Transient when the connection ends before that."""
+        """Read from one connection until the file is complete; raises _Transient when it ends before that."""
         with self._source.open(self._url, self._offset) as response:
             self._check_answer(fd, response)
             buffer = memoryview(bytearray(min(_CHUNK_BYTES, max(1, self._file.size))))

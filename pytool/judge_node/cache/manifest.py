@@ -1,4 +1,4 @@
-"""The manifest: which files a model consists of, with size and hash. Resolved once on the controller, the same for every node."""
+"""The manifest: the files of a model with size and hash. Resolved once on the controller, the same for every node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE_KEYS = {"path", "size", "sha256", "blob_sha1"}
 _SEGMENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
 _HEX = {40: re.compile(r"[0-9a-f]{40}"), 64: re.compile(r"[0-9a-f]{64}")}
-# Weights, configuration and tokenizer. Nothing here can carry code: pickle, Python and archives are left out on purpose.
+# Weights, configuration, tokenizer: nothing that can carry code. Pickle, Python and archives are left out on purpose.
 _ALLOWED_SUFFIXES = (".safetensors", ".json")
 _ALLOWED_NAMES = ("merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja")
 _REPAIR = "make the manifest again with the model_cache role"

@@ -6,8 +6,8 @@
     STORE/.judge-bootstrap/manifests/FOLDER/COMMIT.json  the manifest that vouches for the snapshot
     STORE/.judge-bootstrap/{partial,staging,lock}        never read by anybody else
 
-A snapshot is complete only when the manifest that vouches for it is there AND every link and size agrees with it. The order
-of a sync keeps that true at every instant: blobs durable, then the manifest, then the snapshot by one rename.
+A snapshot is complete only when the manifest that vouches for it is there AND every link and size agrees with it. The
+order of a sync keeps that true at every instant: blobs durable, then the manifest, then the snapshot by one rename.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Store:
                 continue
             names.discard(file.path)
             link = snapshot / file.path
-            if not link.is_symlink() or os.readlink(link) != link_target(file):
+            if not link.is_symlink() or str(link.readlink()) != link_target(file):
                 found.append(Problem("INTEGRITY_MISMATCH", f"{file.path} is not the link to its blob"))
                 continue
             size = self.blob_size(manifest, file)
@@ -191,7 +191,7 @@ class Store:
 
 
 def link_target(file: File) -> str:
-    """Return the relative link from the snapshot to the blob; relative, because pods mount the store at another path."""
+    """Return the link from the snapshot to the blob; relative, because pods mount the store at another path."""
     return "../" * (file.path.count("/") + 2) + "blobs/" + file.blob
 
 
@@ -216,8 +216,8 @@ def _remove(path: Path) -> None:
 def check_not_on_root(root: Path, system: System | None = None) -> str | None:
     """Return None when `root` is on another filesystem than /, else what was found.
 
-    Asked of the mounts, and of the nearest directory that exists: on a node without its disk the path is just a directory
-    of the root filesystem, and a model would fill that.
+    Asked of the mounts, and of the nearest directory that exists: on a node without its disk the path is just a
+    directory of the root filesystem, and a model would fill that.
     """
     existing = root
     while not existing.exists():

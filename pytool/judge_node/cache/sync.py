@@ -53,7 +53,7 @@ class Work:
 
 
 def plan_work(store: Store, manifest: Manifest, *, deep: bool = False) -> Work:
-    """Compare store and manifest by names and sizes. Reads no file content; `deep` asks for every blob to be hashed again."""
+    """Compare store and manifest by names and sizes, without reading a blob; `deep` asks for all to be hashed again."""
     problems = store.problems(manifest)
     if not problems and not deep:
         return Work((), (), publish=False, point_ref=not store.ref_is_right(manifest), kept_bytes=0)
@@ -83,8 +83,8 @@ def sync(
 ) -> Result:
     """Bring the model into the store at `root`; a complete one costs one stat a file and no lock.
 
-    Raises NodeError: SOURCE_*, INTEGRITY_MISMATCH, SPACE_SHORT, MOUNT_MISSING, DISK_FAILED, LOCKED. `guard` says why the
-    store must not be written to, or None.
+    Raises NodeError: SOURCE_*, INTEGRITY_MISMATCH, SPACE_SHORT, MOUNT_MISSING, DISK_FAILED, LOCKED. `guard` says why
+    the store must not be written to, or None.
     """
     store = Store(root)
     not_mounted = guard(root)
@@ -167,7 +167,7 @@ def _sync_locked(
 
 
 def _recheck(store: Store, manifest: Manifest, files: tuple[File, ...], stop: threading.Event) -> list[File]:
-    """Hash blobs that nothing vouches for, and return those that are wrong. Nothing vouches for a snapshot with one of them."""
+    """Hash blobs that are there, return those that are wrong, and stop vouching for every snapshot that has one."""
     from .fetch import file_agrees
 
     wrong = [file for file in files if not file_agrees(store.blob(manifest, file), file, stop)]
@@ -191,7 +191,7 @@ class _Fetching:
         self._totals = {"fetched_bytes": 0, "resumed_bytes": 0}
 
     def run(self, files: tuple[File, ...]) -> dict[str, int]:
-        """Fetch all; returns the bytes fetched and the bytes kept from earlier runs. Raises what the first failure raised."""
+        """Fetch all; return the bytes fetched and the bytes kept from earlier runs. Raises the first failure."""
         self._waiting = sorted(files, key=lambda file: file.size)  # popped from the end: the biggest first
         # daemon: at a signal the process ends at once, and a partial file is taken up by the next run.
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(_WORKERS, len(files)))]
@@ -254,7 +254,8 @@ def _check_space(store: Store, work: Work, extra_bytes: int = 0) -> None:
     free, needed = found.f_bavail * found.f_frsize, work.fetch_bytes + extra_bytes
     if needed > 0 and needed + _RESERVE_BYTES > free:
         raise NodeError(
-            f"{store.root} has {format_size(free)} free, wanted {format_size(needed)} and {format_size(_RESERVE_BYTES)} of reserve",
+            f"{store.root} has {format_size(free)} free, wanted {format_size(needed)}"
+            f" and {format_size(_RESERVE_BYTES)} of reserve",
             reason="SPACE_SHORT",
             repair=f"du -sh {store.root}/*   # remove models that nothing serves",
         )

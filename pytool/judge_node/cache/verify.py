@@ -1,4 +1,4 @@
-"""`judge-node cache verify`: is the model complete? Quick by names, links and sizes; deep by hashing every byte. Read-only."""
+"""`judge-node cache verify`: is the model complete? Quick by links and sizes, deep by hashing every byte. Read-only."""
 
 from __future__ import annotations
 

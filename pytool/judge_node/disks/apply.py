@@ -62,8 +62,8 @@ def apply(plan: Plan, host: Host, wanted: Wanted, hold: Hold | None) -> str:
 def mkfs_command(fstype: str, node: str, fs_uuid: str) -> list[str]:
     """Return the mkfs command: never -f or -F, so that mkfs's own refusal stays on.
 
-    No TRIM (-K, nodiscard): AWS delivers instance store trimmed, and trimming takes minutes on a big disk. ext4 gets few
-    inodes and no lazy initialisation, or the kernel writes gigabytes of inode tables while the model downloads.
+    No TRIM (-K, nodiscard): AWS delivers instance store trimmed, and trimming takes minutes on a big disk. ext4 gets
+    few inodes and no lazy initialisation, or the kernel writes gigabytes of inode tables while the model downloads.
     """
     if fstype == "xfs":
         return ["mkfs.xfs", "-q", "-K", "-L", LABEL, "-m", f"uuid={fs_uuid}", node]
@@ -88,10 +88,11 @@ def _format(hold: Hold, fstype: str) -> str:
 
     The hand-over. Both mkfs.xfs and mkfs.ext4 open the device O_EXCL themselves and fail with "Device or resource busy"
     while we hold it (tried on loop devices), and the kernel lets two processes share no claim. So ours is let go
-    immediately before mkfs starts. What guards the milliseconds in between: our flock stays, which udev, other judge-nodes
-    and tools with --lock respect; mkfs takes the exclusive claim; and mkfs looks for a filesystem or a partition table
-    once more and refuses. mkfs.ext4 does that only on a terminal (on a pipe it overwrites silently), so it gets one, with
-    the answer "n" waiting. Signals wait until mkfs is through: a half-made filesystem is neither blank nor ours.
+    immediately before mkfs starts. What guards the milliseconds in between: our flock stays, which udev, other
+    judge-nodes and tools with --lock respect; mkfs takes the exclusive claim; and mkfs looks for a filesystem or a
+    partition table once more and refuses. mkfs.ext4 does that only on a terminal (on a pipe it overwrites silently), so
+    it gets one, with the answer "n" waiting. Signals wait until mkfs is through: a half-made filesystem is neither
+    blank nor ours.
     """
     fs_uuid = str(uuid.uuid4())
     with signals_deferred():
@@ -150,8 +151,8 @@ def _seal(path: Path) -> None:
 def _mount(host: Host, node: str, fs_uuid: str, wanted: Wanted) -> None:
     """Mount through the unit where systemd runs; else with mount(8), in the mount namespace of the caller.
 
-    mount(8) gets the device whose UUID was just read, not UUID=...: in a node's private /dev no by-uuid link exists, and
-    names can change only between boots. At boot the unit looks by UUID.
+    mount(8) gets the device whose UUID was just read, not UUID=...: in a node's private /dev no by-uuid link exists,
+    and names can change only between boots. At boot the unit looks by UUID.
     """
     if host.systemd:
         run(["udevadm", "settle", "--timeout=10"])  # the by-uuid link appears through udev

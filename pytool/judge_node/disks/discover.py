@@ -160,9 +160,9 @@ def read_mount_point(path: str, mounts: tuple[Mount, ...]) -> MountPoint:
     root_owned = status.st_uid == 0 and status.st_gid == 0
     if here:
         return MountPoint(path, mount=here[-1], mode=mode, owner_is_root=root_owned)
-    return MountPoint(
-        path, entries=len(os.listdir(path)), mode=mode, owner_is_root=root_owned, sealed=mode == 0 or is_immutable(path)
-    )
+    entries = len(list(Path(path).iterdir()))
+    sealed = mode == 0 or is_immutable(path)
+    return MountPoint(path, entries=entries, mode=mode, owner_is_root=root_owned, sealed=sealed)
 
 
 def is_immutable(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""What was found out about a node's disks, as values. Everything that plan() needs is here, and nothing else reaches it."""
+"""What was found out about a node's disks, as values. Everything that plan_layout() needs is here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARKER_UNREADABLE = "unreadable"
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of mountinfo: where, which device ("major:minor"), which folder of it, type and source as the kernel shows them."""
+    """One line of mountinfo: where, which device ("major:minor"), which folder of it, type, source and options."""
 
     path: str
     devno: str
@@ -51,7 +51,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Disk:
-    """One block device. `held` is True when an exclusive open failed, False when this process holds it, None when not tried."""
+    """One block device. `held`: an exclusive open failed (True), this process has it (False), not tried (None)."""
 
     name: str
     devno: str
@@ -78,7 +78,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class MountPoint:
-    """The directory to mount on. `mount` is what is mounted exactly there now; `entries` counts its files when nothing is."""
+    """The directory to mount on: what is mounted exactly there now and, when nothing is, how many files it has."""
 
     path: str
     kind: str = "directory"  # directory | missing | other
@@ -91,7 +91,7 @@ class MountPoint:
 
 @dataclass(frozen=True)
 class Host:
-    """One node: the disks that the selection could mean, and the mount point. `systemd` says whether systemd runs here."""
+    """One node: the disks that the selection could mean, the mount point, and whether systemd runs here."""
 
     disks: tuple[Disk, ...]
     mount_point: MountPoint

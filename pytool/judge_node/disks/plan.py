@@ -1,4 +1,4 @@
-"""Decide what to do with a node's disks. Pure: the same facts always give the same plan, and nothing is read or written.
+"""Decide what to do with a node's disks. Pure: the same facts give the same plan, and nothing is read or written.
 
 The one rule behind all others: only what is proven blank may be formatted, and what is not known counts as data.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..reasons import repair
 from ..result import NodeError
 from .facts import (
     LABEL,
@@ -133,8 +134,12 @@ def select(host: Host, wanted: Wanted) -> tuple[Disk, Judgement]:
             return pair
     disk, judgement = judged[0]
     others = "".join(f"; {d.summary()}: {j.why}" for d, j in judged[1:])
+    reason = judgement.reason or "DISK_UNKNOWN"
     raise NodeError(
-        f"{disk.summary()} is not touched: {judgement.why}{others}", reason=judgement.reason, state=judgement.state
+        f"{disk.summary()} is not touched: {judgement.why}{others}",
+        reason=reason,
+        state=judgement.state,
+        repair=repair(reason, DISK=f"/dev/{disk.name}"),
     )
 
 
@@ -205,7 +210,8 @@ def _check_mount_point(point: MountPoint) -> None:
 
 def _diff(disk: Disk, state: str, point: MountPoint, wanted: Wanted, differs: bool) -> tuple[str, str]:
     """Return before and after in words. The evidence for "blank" stands in it: it is what a person approves."""
-    evidence = state
+    ours = f"ours, {wanted.fstype} with label {LABEL}"
+    evidence = ours if state == OURS else state
     if state == BLANK and disk.content is not None:
         evidence = (
             f"blank (no signature, no table, no holder; {format_size(disk.content.sampled_bytes)} read, all zero)"
@@ -214,4 +220,4 @@ def _diff(disk: Disk, state: str, point: MountPoint, wanted: Wanted, differs: bo
     before = f"{disk.summary()}: {evidence}\n{point.path}: {mounted}\n"
     if not differs:
         return before, before
-    return before, f"{disk.summary()}: ours, {wanted.fstype} with label {LABEL}\n{point.path}: mounted\n"
+    return before, f"{disk.summary()}: {ours}\n{point.path}: mounted\n"

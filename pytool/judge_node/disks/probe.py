@@ -33,7 +33,7 @@ class Hold:
     """An exclusive claim on a block device, from the first look until mkfs.
 
     Two descriptors. `O_EXCL` keeps out mounts, mkfs, mdadm and everything else that claims the device. The flock on the
-    second one lives on over the hand-over to mkfs (see apply.py): udev, other judge-nodes and `--lock` tools respect it.
+    second one outlives the hand-over to mkfs (see apply.py): udev, other judge-nodes and `--lock` tools respect it.
     """
 
     def __init__(self, node: str) -> None:
@@ -46,7 +46,7 @@ class Hold:
         """Claim the device; sets `busy` when somebody else has it. Raises OSError on other failures."""
         self._lock = os.open(self.node, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            # udev holds the flock for a moment after every change event, so this is tried, not demanded: O_EXCL decides.
+            # udev has the flock for a moment after every change event, so it is tried, not demanded: O_EXCL decides.
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._exclusive = os.open(self.node, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
@@ -142,7 +142,7 @@ def read_signatures(node: str) -> Content:
 
 
 def probe(hold: Hold, size_bytes: int, serial: str | None, mounted_at: str | None) -> Content:
-    """Return everything that reading the held disk shows. `mounted_at` is where its root is mounted in this namespace."""
+    """Return all that reading the held disk shows. `mounted_at` is where its root is mounted in this namespace."""
     try:
         content = read_signatures(hold.node)
         if content.error is not None:
@@ -164,7 +164,7 @@ def probe(hold: Hold, size_bytes: int, serial: str | None, mounted_at: str | Non
 
 def _marker_of_mounted(root: Path) -> tuple[bytes | None, list[str]]:
     try:
-        names = [name for name in os.listdir(root) if name != "lost+found"]
+        names = [path.name for path in root.iterdir() if path.name != "lost+found"]
         marker = (root / MARKER_NAME).read_bytes() if MARKER_NAME in names else None
     except OSError:
         return None, ["?"]
@@ -226,7 +226,7 @@ def _with_marker(content: Content, marker: bytes | None, names: list[str], seria
 
 
 def judge_marker(marker: bytes, fs_uuid: str | None, serial: str | None) -> tuple[str, str | None]:
-    """Return the state of a marker file and the mount path it names. One of another filesystem or disk is a mismatch."""
+    """Return the state of a marker and the mount path it names; one of another filesystem or disk is a mismatch."""
     try:
         said = json.loads(marker)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Read block devices, mounts and swap from /sys and /proc. The roots can be replaced, so that tests read recorded trees."""
+"""Read block devices, mounts and swap from /sys and /proc, or from recorded trees in their place."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class System:
             return []
 
     def name_of(self, devno: str) -> str | None:
-        """Return the kernel name of a device number, partitions included, or None when the kernel has no such device."""
+        """Return the kernel name of a device number, partitions included, or None when there is no such device."""
         target = self.sys_root / "dev/block" / devno
         return target.resolve().name if target.exists() else None
 
@@ -116,7 +116,7 @@ class System:
             return []
 
     def node_of(self, name: str, devno: str) -> str | None:
-        """Return the path of the device node, checked by its number: in a container /dev may lack it or hold another."""
+        """Return the device node's path, checked by its number: a container's /dev may lack it or hold another."""
         path = self.dev_root / name.replace("!", "/")
         return str(path) if devno_of(str(path)) == devno else None
 

@@ -27,10 +27,10 @@ def unit_name(path: str) -> str:
 
 
 def unit_text(path: str, fs_uuid: str, fstype: str) -> str:
-    """Return the mount unit. By UUID: NVMe names change from boot to boot, and a disk that came back blank must not match.
+    """Return the mount unit. By UUID: NVMe names change with each boot, and a disk that came back blank must not match.
 
-    It is wanted, not required, by multi-user.target: after stop and start the filesystem is gone, and the node must still
-    come up far enough to be repaired.
+    It is wanted, not required, by multi-user.target: after stop and start the filesystem is gone, and the node must
+    still come up far enough to be repaired.
     """
     return f"""\
 # Written by judge-node; it is rewritten by `judge-node disks ensure`.
