@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_GOAL = re.compile(r"(<=|>=|==|<|>)\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*(%?)")
+_GOAL = re.compile(r"(<=|>=|==|<|>)\s*([0-9][0-9,]*(?:\.[0-9]+)?)\s*%?")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure. `goal` is a comparison such as "<= 1.2", ">= 95 %" or "== 0" that `value` has to meet.
-
-    A goal in per cent compares 100 times `value`, so values are shares from 0 to 1 there.
-    """
+    """One measured figure. `goal` is a comparison such as "<= 1.2", ">= 95 %" or "== 0"; `value` is in the same unit."""
 
     name: str
     value: float
@@ -26,15 +24,14 @@ class Figure:
 
     @property
     def ok(self) -> bool:
-        """Whether the goal is met. Raises ValueError for a goal that is no comparison."""
+        """Tell whether the goal is met. Raises ValueError for a goal that is no comparison."""
         found = _GOAL.fullmatch(self.goal.strip())
         if found is None:
             raise ValueError(f"goal {self.goal!r} is no comparison such as '<= 1.2' or '== 0'")
-        sign, number, per_cent = found.groups()
-        wanted = float(number.replace(",", "").replace("_", ""))
-        value = self.value * 100 if per_cent else self.value
-        return {"<=": value <= wanted, ">=": value >= wanted, "==": value == wanted, "<": value < wanted,
-                ">": value > wanted}[sign]
+        sign, number = found.groups()
+        wanted = float(number.replace(",", ""))
+        return {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "<": operator.lt,
+                ">": operator.gt}[sign](self.value, wanted)
 
     def line(self) -> str:
         """Return the figure as its JSON line."""

@@ -135,7 +135,8 @@ def read(environment: Environment, below: Mapping[str, Value], source: AppConfig
             return AppConfigLayer("last good", layers.from_document(document, found), copy.version, age, (warning,))
     if environment.production:
         raise UsageProblem(f"{trouble}; there is no last good copy, and in production defaults do not stand in for one",
-                           hint=f"judge-bootstrap --env {environment.name} doctor")
+                           hint=f"deploy a valid document to {ref} in {environment.region}, and let this identity call "
+                                "appconfig:StartConfigurationSession and appconfig:GetLatestConfiguration")
     return AppConfigLayer("unavailable", warnings=(f"{trouble}; there is no last good copy, so it sets nothing",))
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from judge_bootstrap.adapters import appconfig
 from judge_bootstrap.adapters.appconfig import AppConfigLayer, AppConfigSource
@@ -83,6 +84,13 @@ def load(environment: Environment, extra: Sequence[str] = (), *, environ: Mappin
 def load_settings(name: str, extra: Sequence[str] = (), inventory: Path | None = None) -> Settings:
     """Return the settings of the environment `name`. Raises UsageProblem."""
     return load(load_environment(name, inventory), extra).settings
+
+
+def role_variables(environment: Environment) -> dict[str, Any]:
+    """Return the roles' variables below AppConfig (defaults, then group_vars) as YAML has them, nothing rendered."""
+    files, _ = _role_defaults()
+    files += [file for group in ("all", _GROUP) for file in _group_vars(environment.inventory_dir, group)]
+    return {name: value for file in files for name, value in read_yaml_mapping(file.text).items()}
 
 
 def _role_defaults() -> tuple[list[NamedText], set[str]]:

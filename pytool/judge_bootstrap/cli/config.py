@@ -1,0 +1,122 @@
+"""`judge-bootstrap config`: the settings as a run would see them, each with its source and age."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from judge_bootstrap.cli.context import AppContext, global_options, pass_app
+
+if TYPE_CHECKING:
+    from judge_bootstrap.adapters.config import Loaded
+    from judge_bootstrap.core.settings import Settings
+
+
+@click.group()
+@global_options
+def config() -> None:
+    """Show the settings: each value, its source and its age."""
+
+
+@config.command()
+@click.option("-e", "--extra-vars", "extra", multiple=True, metavar="NAME=VALUE",
+              help="A setting or variable as `run` takes it, to see what it would change.")
+@global_options
+@pass_app
+def show(app: AppContext, extra: tuple[str, ...]) -> int:
+    """Show every setting of an environment: value, source, age.
+
+    Later sources win: role defaults, inventory group_vars, AppConfig (or its last good copy), JUDGE_BOOTSTRAP_*
+    variables, -e. Secrets are no settings and never appear. Nothing is changed.
+
+    \b
+    Examples:
+      judge-bootstrap --env prod config show
+      judge-bootstrap --env prod config show --json
+      JUDGE_BOOTSTRAP_MODEL__MAX_MODEL_LEN=2048 judge-bootstrap --env prod config show
+    """
+    from judge_bootstrap.adapters.config import load, load_environment
+
+    app.command = "config show"
+    environment = load_environment(app.require_env())
+    if environment.provider == "lab":
+        use_lab_variables(app)
+    loaded = load(environment, extra)
+    for warning in loaded.settings.warnings:
+        app.warn(warning)
+    if app.json:
+        app.emit(as_json(loaded))
+    else:
+        _print_table(app, loaded)
+    return 0
+
+
+def use_lab_variables(app: AppContext) -> None:
+    """Point AWS and cluster clients at the lab. Unlike a run, looking does not bring it up."""
+    import os
+
+    from judge_bootstrap.cli.lab import call
+
+    os.environ.update(call(app.get_services().lab().environment))
+
+
+def as_json(loaded: Loaded) -> dict[str, Any]:
+    """Return the machine form of `config show`."""
+    settings = {
+        path: {"value": item.shown, "source": str(item.source), "layer": item.source.layer,
+               "age_seconds": item.source.age_seconds, "version": item.source.version}
+        for path, item in loaded.settings.values.items()}
+    live = loaded.appconfig
+    return {"ok": True, "command": "config show", "env": loaded.environment.name, "settings": settings,
+            "appconfig": {"status": live.status, "version": live.version, "age_seconds": live.age_seconds},
+            "passed_on": sorted(loaded.settings.passed_on), "warnings": list(loaded.settings.warnings)}
+
+
+def appconfig_line(loaded: Loaded) -> str:
+    """Return in one line how AppConfig took part in the settings."""
+    from judge_bootstrap.adapters.appconfig import age_words
+
+    live, ref = loaded.appconfig, loaded.environment.appconfig
+    if ref is None:
+        return f"AppConfig: none configured for {loaded.environment.name}; that layer is absent."
+    if live.status == "unavailable":
+        return f"AppConfig {ref}: not available, sets nothing."
+    age = f", fetched {age_words(live.age_seconds or 0)} ago" if live.status == "last good" else ""
+    return f"AppConfig {ref}: {live.status}, version {live.version}{age}."
+
+
+def _print_table(app: AppContext, loaded: Loaded) -> None:
+    console = app.console()
+    if not console.is_terminal:
+        # For pipes: tabs, nothing wrapped, nothing cut.
+        for row in table_rows(loaded.settings):
+            app.say("\t".join(row))
+    else:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("setting", no_wrap=True)
+        for name in ("value", "age", "source"):
+            table.add_column(name, overflow="fold")
+        for row in table_rows(loaded.settings, short=True):
+            # Text, not str: a value in brackets is no markup.
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+    app.say(appconfig_line(loaded))
+
+
+def table_rows(settings: Settings, *, short: bool = False) -> list[tuple[str, str, str, str]]:
+    """Return (path, value, age, source) as texts for every setting; `short` leaves AppConfig's names and version out."""
+    from judge_bootstrap.adapters.appconfig import age_words
+
+    rows = []
+    for path, item in settings.values.items():
+        source = item.source
+        words = str(source)
+        if short and source.layer == "appconfig":
+            words = "AppConfig" if source.live else "AppConfig, last good copy"
+        age = "" if source.age_seconds is None else age_words(source.age_seconds)
+        rows.append((path, "null" if item.shown is None else str(item.shown), age, words))
+    return rows
