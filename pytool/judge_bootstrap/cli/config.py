@@ -108,7 +108,7 @@ def _print_table(app: AppContext, loaded: Loaded) -> None:
 
 
 def table_rows(settings: Settings, *, short: bool = False) -> list[tuple[str, str, str, str]]:
-    """Return (path, value, age, source) as texts for every setting; `short` leaves AppConfig's names and version out."""
+    """Return (path, value, age, source) as texts for every setting; `short`: AppConfig without its names."""
     from judge_bootstrap.adapters.appconfig import age_words
 
     rows = []

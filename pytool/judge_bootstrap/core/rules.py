@@ -79,7 +79,8 @@ _RFC1123 = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _RFC1035 = r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?"
 # Source: the reference grammar of the distribution project (lower-case components, a registry may carry a port).
 _IMAGE_PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
-_REGISTRY = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?"
+# A first component is a registry only if it has a dot or a port, or is localhost; else it is part of the name.
+_REGISTRY = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:))(?::[0-9]{1,5})?"
 
 RepoId = Annotated[str, Rule("a Hub repository as organisation/name", is_repo_id)]
 Revision = Annotated[str, Rule("a commit of 40 hex digits, or the name of a branch or tag", is_revision)]
