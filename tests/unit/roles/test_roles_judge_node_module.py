@@ -63,7 +63,8 @@ def answering(answer: dict[str, Any], status: int = 0) -> str:
 
 ECHO = program("""
     import json, sys
-    print(json.dumps({"ok": True, "changed": False, "message": "", "facts": {"argv": sys.argv[1:], "in": sys.stdin.read()}}))
+    facts = {"argv": sys.argv[1:], "in": sys.stdin.read()}
+    print(json.dumps({"ok": True, "changed": False, "message": "", "facts": facts}))
 """)
 
 
@@ -130,14 +131,16 @@ def test_the_program_does_not_show_up_in_the_result(judge_node: ModuleType, run_
 
 
 @pytest.mark.parametrize(("params", "wanted"), [
-    ({"command": "disks ensure", "mount_path": "/m", "device": "/dev/d", "fstype": "xfs", "accept_models": ["A b", "C"]},
+    ({"command": "disks ensure", "mount_path": "/m", "device": "/dev/d", "fstype": "xfs",
+      "accept_models": ["A b", "C"]},
      ["disks", "ensure", "--accept-model", "A b", "--accept-model", "C", "--device", "/dev/d", "--fstype", "xfs",
       "--mount-path", "/m", "--json"]),
     ({"command": "disks status", "mount_path": "/m", "device": None, "accept_models": None, "fstype": "xfs"},
      ["disks", "status", "--mount-path", "/m", "--json"]),
     ({"command": "cache sync", "store": "/s", "endpoint": "http://h", "token_file": "/t"},
      ["cache", "sync", "-", "--endpoint", "http://h", "--store", "/s", "--token-file", "/t", "--json"]),
-    ({"command": "cache verify", "store": "/s", "deep": True}, ["cache", "verify", "-", "--deep", "--store", "/s", "--json"]),
+    ({"command": "cache verify", "store": "/s", "deep": True},
+     ["cache", "verify", "-", "--deep", "--store", "/s", "--json"]),
     ({"command": "status"}, ["status", "--json"]),
 ])
 def test_parameters_become_arguments(judge_node: ModuleType, params: dict[str, Any], wanted: list[str]) -> None:

@@ -1,0 +1,78 @@
+#!/bin/bash
+# A host for a scenario, without a container: sshd in namespaces of its own (mounts, processes), with a blank disk.
+# What is mounted, installed or started on it is seen by nobody else, and goes with it.
+#
+#     host.sh up DIR       DIR gets: key, port, disk (the loop device), log. Idempotent.
+#     host.sh down DIR     ends every process of the host, its mounts and its loop device
+set -euo pipefail
+verb=$1 dir=$2
+
+up() {
+  [ -s "$dir/pid" ] && kill -0 "$(cat "$dir/pid")" 2>/dev/null && return
+  mkdir -p "$dir" && chmod 0700 "$dir"
+  [ "$(id -u)" = 0 ] || { echo "Found uid $(id -u); wanted root, for a loop device and namespaces. Next: sudo make" >&2; exit 2; }
+  for tool in sshd losetup unshare mkfs.xfs; do
+    PATH=$PATH:/usr/sbin:/sbin command -v $tool >/dev/null || { echo "Found no $tool. Next: apt-get install openssh-server util-linux xfsprogs" >&2; exit 2; }
+  done
+  rm -f "$dir"/key "$dir"/key.pub "$dir"/host_key "$dir"/host_key.pub "$dir"/port
+  ssh-keygen -q -t ed25519 -N '' -f "$dir/key"
+  ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key"
+  truncate -s 1G "$dir/disk.img"
+  losetup --find --show "$dir/disk.img" > "$dir/disk"
+  python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])' > "$dir/port"
+  printf '[127.0.0.1]:%s %s\n' "$(cat "$dir/port")" "$(cut -d' ' -f1,2 "$dir/host_key.pub")" > "$dir/known_hosts"
+  # --kill-child: one KILL of unshare ends the host's first process, and with it all others.
+  # setsid: Ansible ends the process group of a task when the task is done.
+  setsid unshare --mount --pid --fork --kill-child --mount-proc "$0" inside "$dir" </dev/null >"$dir/log" 2>&1 &
+  echo $! > "$dir/pid"
+  for _ in $(seq 100); do
+    ssh -i "$dir/key" -p "$(cat "$dir/port")" -o UserKnownHostsFile="$dir/known_hosts" -o BatchMode=yes root@127.0.0.1 true 2>/dev/null && return
+    sleep 0.1
+  done
+  echo "The host's sshd did not answer; it said:" >&2
+  tail -5 "$dir/log" >&2
+  exit 1
+}
+
+inside() {
+  mount --make-rprivate /
+  # sshd refuses keys in a folder that others may write.
+  mount -t tmpfs -o mode=0755 tmpfs /run
+  mkdir -p /run/sshd /run/local/upper /run/local/work
+  # $dir may lie in /root, which is about to be hidden.
+  cp "$dir/host_key" "$dir/port" /run/
+  cp "$dir/key.pub" /run/authorized_keys
+  # A home without anybody's .bashrc, an empty /mnt, and a /usr/local whose changes vanish with the host.
+  mount -t tmpfs -o mode=0700 tmpfs /root
+  mount -t tmpfs -o mode=0755 tmpfs /mnt
+  mount -t overlay -o lowerdir=/usr/local,upperdir=/run/local/upper,workdir=/run/local/work overlay /usr/local
+  cat > /run/sshd_config <<CONFIG
+Port $(cat /run/port)
+ListenAddress 127.0.0.1
+HostKey /run/host_key
+AuthorizedKeysFile /run/authorized_keys
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+PidFile none
+CONFIG
+  exec /usr/sbin/sshd -D -e -f /run/sshd_config
+}
+
+down() {
+  # Only a process that is still this host: a pid may have been given to another one.
+  if [ -s "$dir/pid" ] && tr '\0' ' ' 2>/dev/null < "/proc/$(cat "$dir/pid")/cmdline" | grep -qF "inside $dir"; then
+    kill -KILL "$(cat "$dir/pid")"
+    while kill -0 "$(cat "$dir/pid")" 2>/dev/null; do sleep 0.05; done
+  fi
+  # The mount goes with the namespace, a moment after its last process.
+  for _ in $(seq 100); do
+    devices=$(losetup -n -O NAME -j "$dir/disk.img" 2>/dev/null || true)
+    [ -n "$devices" ] || break
+    for device in $devices; do losetup -d "$device" 2>/dev/null || true; done
+    sleep 0.1
+  done
+  rm -f "$dir"/{pid,port,disk,disk.img,key,key.pub,host_key,host_key.pub,known_hosts}
+}
+
+$verb
