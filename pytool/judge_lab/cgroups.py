@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -10,6 +11,35 @@ from judge_lab import LabError
 from judge_lab.layout import CGROUP
 
 _MOUNT = Path("/sys/fs/cgroup")
+
+
+def make(node_name: str) -> None:
+    """Make the cgroup below which a node's pods will be, in every hierarchy; kubelet wants to find it."""
+    if (_MOUNT / "cgroup.controllers").exists():                    # cgroup v2: one hierarchy
+        (_MOUNT / CGROUP / node_name).mkdir(parents=True, exist_ok=True)
+        for folder in (_MOUNT, _MOUNT / CGROUP, _MOUNT / CGROUP / node_name):
+            _delegate(folder)
+        return
+    for hierarchy in _MOUNT.iterdir():
+        if (hierarchy / "cgroup.procs").exists() and not hierarchy.is_symlink():
+            (hierarchy / CGROUP / node_name).mkdir(parents=True, exist_ok=True)
+            if hierarchy.name == "cpuset":
+                _inherit_cpus(hierarchy, node_name)
+
+
+def _delegate(folder: Path) -> None:
+    """Let a cgroup's children use all controllers it has itself (cgroup v2)."""
+    for controller in (folder / "cgroup.controllers").read_text().split():
+        with contextlib.suppress(OSError):                          # the kernel refuses some on some machines
+            (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _inherit_cpus(hierarchy: Path, node_name: str) -> None:
+    """Give new cpusets the CPUs and memory nodes of the whole machine: on cgroup v1 they begin with none."""
+    for folder in (hierarchy / CGROUP, hierarchy / CGROUP / node_name):
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            if (folder / setting).exists():
+                (folder / setting).write_text((hierarchy / setting).read_text())
 
 
 def found() -> list[Path]:

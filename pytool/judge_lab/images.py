@@ -29,6 +29,7 @@ _PACKAGES = (
     "libcrypt1", "libexpat1", "libffi8", "libgcc-s1", "libgmp10", "liblzma5", "libncursesw6", "libnsl2", "libpcre2-8-0",
     "libreadline8", "libselinux1", "libsqlite3-0", "libssl3", "libstdc++6", "libtinfo6", "libtirpc3", "libuuid1",
     "media-types", "netbase", "procps", "libproc2-0", "sed", "grep", "tzdata", "zlib1g",
+    "util-linux", "libsmartcols1",       # vLLM on a CPU runs lscpu
 )
 _OPTIONAL_PACKAGES = ("libnuma1", "libssl3t64", "libpython3-stdlib")
 _SKIPPED = ("/usr/share/doc/", "/usr/share/man/", "/usr/share/locale/", "/usr/share/info/", "/usr/share/lintian/",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import socket
 import ssl
@@ -120,13 +121,23 @@ class Api:
             return {}
         return {node["metadata"]["name"]: _is_ready(node) for node in nodes}
 
-    def node_ready(self, name: str) -> bool:
-        """Say whether the Node is Ready and offers its GPU."""
+    def node_ready(self, name: str, since: float) -> bool:
+        """Say whether the Node is Ready and offers its GPU, by a report of its kubelet made after `since` (Unix time).
+
+        What a node that was killed reported last stays for a while, so older reports do not count.
+        """
         try:
             node = self.call("GET", f"/api/v1/nodes/{name}")
+            lease = self.call("GET", f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
         except (OSError, ValueError):
             return False
-        return _is_ready(node) and node["status"].get("allocatable", {}).get("nvidia.com/gpu") == "1"
+        # A condition's time has whole seconds, and a node may be up in less; the lease has microseconds.
+        boot = datetime.datetime.fromtimestamp(since, datetime.UTC)
+        reported = [datetime.datetime.fromisoformat(condition["lastHeartbeatTime"])
+                    for condition in node["status"].get("conditions", []) if condition["type"] == "Ready"]
+        return (_is_ready(node) and all(report >= boot.replace(microsecond=0) for report in reported)
+                and datetime.datetime.fromisoformat(lease["spec"]["renewTime"]) > boot
+                and node["status"].get("allocatable", {}).get("nvidia.com/gpu") == "1")
 
     def delete_node(self, name: str) -> None:
         try:

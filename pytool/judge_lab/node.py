@@ -8,9 +8,10 @@ would be a module beside this one with the same functions.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
-from judge_lab import LabError, disks, images, kube, network, pki, process, ssh
+from judge_lab import LabError, cgroups, disks, images, kube, network, pki, process, ssh
 from judge_lab.layout import (
     CGROUP,
     CLUSTER_DOMAIN,
@@ -67,8 +68,9 @@ def write_kubelet_args(layout: Layout, node: NodeState) -> None:
 def boot(layout: Layout, node: NodeState, *, binaries: Path | None, vllm: Path | None) -> None:
     """Start the node with the disk it has; `binaries` None means a node without Kubernetes.
 
-    Sets `node.process` and `node.loop`; the caller saves the state.
+    Sets `process`, `loop` and `booted` of the node; the caller saves the state.
     """
+    cgroups.make(node.name)
     for covered in _COVERED:
         Path(covered).mkdir(parents=True, exist_ok=True)
     network.connect(node)
@@ -77,6 +79,7 @@ def boot(layout: Layout, node: NodeState, *, binaries: Path | None, vllm: Path |
         disks.replace_by_blank(disk)
     node.loop = disks.attach(disk)
     minor = str(disks.minor(node.loop))
+    node.booted = time.time()
     node.process = process.spawn(
         # Not `ip netns exec`: it mounts a fresh /sys, in which the cgroups are missing.
         ["nsenter", f"--net=/run/netns/{NAMESPACE_PREFIX}{node.name}",
@@ -102,12 +105,20 @@ def import_images(layout: Layout, node: NodeState) -> None:
     wait_for_log = f"tail {layout.node(node.name)}/fs/var/log/containerd.log"
     kube.wait_until(f"containerd of {node.name} answers", lambda: _ctr(node, "version").returncode == 0, seconds=60,
                     hint=wait_for_log)
-    present = _ctr(node, "--namespace", "k8s.io", "images", "list", "--quiet").stdout.split()
-    for image in images.ensure():
-        if image.reference not in present:
-            done = _ctr(node, "--namespace", "k8s.io", "images", "import", "-", stdin=image.archive.read_bytes())
-            if done.returncode != 0:
-                raise LabError(f"{node.name} did not take {image.reference}: {done.stderr.strip()[-300:]}", hint=wait_for_log)
+    # An image that was built anew has the old one's name: what was imported is noted beside the node's own files.
+    note = layout.node(node.name) / "imported-images"
+    wanted = images.ensure()
+    if note.exists() and note.read_text() == _archives(wanted):
+        return
+    for image in wanted:
+        done = _ctr(node, "--namespace", "k8s.io", "images", "import", "-", stdin=image.archive.read_bytes())
+        if done.returncode != 0:
+            raise LabError(f"{node.name} did not take {image.reference}: {done.stderr.strip()[-300:]}", hint=wait_for_log)
+    note.write_text(_archives(wanted))
+
+
+def _archives(wanted: list[images.Image]) -> str:
+    return "\n".join(image.archive.name for image in wanted)
 
 
 def _ctr(node: NodeState, *arguments: str, stdin: bytes | None = None) -> process.subprocess.CompletedProcess[str]:
@@ -122,10 +133,15 @@ def enter(node: NodeState) -> list[str]:
 
 def first_process(node: NodeState) -> int:
     """Return the host's pid of the node's first process; raises LabError if the node does not run."""
-    if node.process is not None and node.process.alive():
-        children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text().split()
+    deadline = time.monotonic() + 5
+    while node.process is not None and node.process.alive():
+        pid = node.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         if children:
             return int(children[0])
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)                    # just started: nsenter and unshare have not come to their fork yet
     raise LabError(f"{node.name} does not run", hint=f"judge-bootstrap lab node start {node.name}")
 
 
@@ -170,9 +186,11 @@ def _kubelet(node: NodeState) -> dict[str, object]:
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "clusterDNS": [HOST_ADDRESS], "clusterDomain": CLUSTER_DOMAIN, "resolvConf": f"{NODE_ETC}/resolv.conf",
         "registerWithTaints": [TAINT],
+        # How often kubelet looks for changes to report (a GPU that appeared). By default 10 s, which nobody wants to wait.
+        "nodeStatusUpdateFrequency": "2s", "nodeStatusReportFrequency": "1m",
         "providerID": f"aws:///{REGION}a/{node.instance_id}",
         # The nodes share the host's cgroups, whatever their version and whoever owns the root: pods get a corner there.
-        "failCgroupV1": False, "cgroupDriver": "cgroupfs", "cgroupRoot": f"/{CGROUP}/{node.name}", "cgroupsPerQOS": False,
+        "failCgroupV1": False, "cgroupDriver": "cgroupfs", "cgroupRoot": f"/{CGROUP}/{node.name}", "cgroupsPerQOS": True,
         "enforceNodeAllocatable": [], "failSwapOn": False,
         # The disk that is nearly full may be the host's own: not a reason to evict or to delete the images.
         "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},

@@ -23,7 +23,7 @@ LOCK_FILE = Path("/run/judge-lab.lock")
 class NodeState:
     """A node as it was last left. `wanted` is running | stopped | killed: what the operator's verbs asked for.
 
-    `kind` is how the node is made; `namespace` is the only kind so far.
+    `booted` is the Unix time of its last start. `kind` is how the node is made; `namespace` is the only kind so far.
     """
 
     index: int
@@ -31,6 +31,7 @@ class NodeState:
     wanted: str = "running"
     plugged: bool = True
     instance_id: str = ""
+    booted: float = 0.0
     loop: str | None = None
     process: Process | None = None
 
