@@ -39,17 +39,15 @@ inside() {
   # sshd refuses keys in a folder that others may write.
   mount -t tmpfs -o mode=0755 tmpfs /run
   mkdir -p /run/sshd /run/local/upper /run/local/work
-  # $dir may lie in /root, which is about to be hidden.
-  cp "$dir/host_key" "$dir/port" /run/
   cp "$dir/key.pub" /run/authorized_keys
-  # A home without anybody's .bashrc, an empty /mnt, and a /usr/local whose changes vanish with the host.
-  mount -t tmpfs -o mode=0700 tmpfs /root
+  # No .bashrc (each ssh command would read it), an empty /mnt, and a /usr/local whose changes vanish with the host.
+  [ ! -e ~/.bashrc ] || mount --bind /dev/null ~/.bashrc
   mount -t tmpfs -o mode=0755 tmpfs /mnt
   mount -t overlay -o lowerdir=/usr/local,upperdir=/run/local/upper,workdir=/run/local/work overlay /usr/local
   cat > /run/sshd_config <<CONFIG
-Port $(cat /run/port)
+Port $(cat "$dir/port")
 ListenAddress 127.0.0.1
-HostKey /run/host_key
+HostKey $dir/host_key
 AuthorizedKeysFile /run/authorized_keys
 PermitRootLogin prohibit-password
 PasswordAuthentication no
