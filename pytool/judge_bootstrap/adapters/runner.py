@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -104,6 +105,34 @@ class Interrupt:
         self.count += 1
 
 
+class Drain:
+    """A pipe in the place of a file that nobody may keep: what is written to it is read at once and forgotten.
+
+    ansible-runner dumps argv and the whole environment, AWS keys included, into `artifacts/<id>/command`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Put the pipe at `path`."""
+        os.mkfifo(path, 0o600)
+        # Not blocking, so that it can be opened before there is a writer; a reader must be there before the writer is.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._drain, name="drain", daemon=True)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        while not self._closing.is_set():
+            # A pipe without a writer is always readable, at its end: hence the pause.
+            if not (select.select([self._descriptor], [], [], 0.2)[0] and os.read(self._descriptor, 1 << 16)):
+                self._closing.wait(0.02)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._closing.set()
+        self._thread.join()
+        os.close(self._descriptor)
+
+
 class AnsibleRunner:
     """The real PlaybookRunner."""
 
@@ -138,22 +167,17 @@ class AnsibleRunner:
             on_event(event)
             return False  # write no job_events file: what is in the event may be private
 
-        def status(data: dict[str, Any], **_: Any) -> None:
-            if data["status"] == "running":
-                # Written just before, holds the whole environment, read by nobody.
-                for command in private.glob("artifacts/*/command"):
-                    command.unlink(missing_ok=True)
-
         runner = init_runner(
             private_data_dir=str(private), project_dir=str(request.content_root), ident="run",
             playbook=str(_one_playbook(request, private)), inventory=str(request.inventory),
             extravars=dict(request.extra_vars) or None, limit=request.limit, tags=request.tags,
             skip_tags=request.skip_tags, forks=request.forks, verbosity=request.verbosity or None,
             cmdline=" ".join(flag for flag, on in (("--check", request.check), ("--diff", request.diff)) if on) or None,
-            quiet=True, event_handler=handle, status_handler=status, cancel_callback=lambda: False,
+            quiet=True, event_handler=handle, cancel_callback=lambda: False,
             settings={"suppress_output_file": True},
         )
         runner.config.env = child_environment(os.environ, request, private, of_runner=runner.config.env)
+        drain = Drain(Path(runner.config.artifact_dir) / "command")
 
         failure: list[BaseException] = []
 
@@ -162,6 +186,8 @@ class AnsibleRunner:
                 runner.run()
             except BaseException as problem:  # handed to the main thread, which raises it
                 failure.append(problem)
+            finally:
+                drain.close()
 
         worker = threading.Thread(target=work, name="ansible-runner", daemon=True)
         worker.start()

@@ -85,7 +85,10 @@ class AppContext:
         """Return a rich console that honours --json, --no-color and NO_COLOR."""
         from rich.console import Console
 
-        return Console(stderr=stderr or self.json, no_color=True if self.no_color else None, highlight=False)
+        console = Console(stderr=stderr or self.json, no_color=True if self.no_color else None, highlight=False)
+        if not console.is_terminal:
+            console.width = 140  # logs have no edge, and rich's 80 folds messages
+        return console
 
     def fail(self, error: BootstrapError) -> int:
         """Print a known error (one line and a hint on stderr, or one JSON object on stdout); return its exit code."""

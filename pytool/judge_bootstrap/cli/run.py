@@ -249,7 +249,7 @@ def _refuse_secret(name: str) -> None:
 
 
 def log_event(event: Any) -> None:
-    """Write one event to the log file: what changed or failed at INFO, the rest at DEBUG. People see progress instead."""
+    """Write one event to the log file: what changed or failed at INFO, the rest at DEBUG. People see progress."""
     import logging
 
     from judge_bootstrap.cli.log import FILE_ONLY

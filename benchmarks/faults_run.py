@@ -1,0 +1,82 @@
+"""R9: a host cut off in the middle of a run, Ctrl-C, kill -9: what is left behind, and whether the next run converges.
+
+Real ansible, ssh and node program against hosts in mount namespaces of this machine; 10 hosts, 4 with SCALE=small.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pytool"))
+
+from figures import Figure, report, small
+from run_drills import Drill, drill, finish, interrupt
+from ssh_hosts import can_run
+
+
+def cut_one_host(field: Drill, process: subprocess.Popen[str]) -> None:
+    """Cut the first host off; the others go on."""
+    field.hosts.hosts[0].cut()
+    code, answer = finish(process, seconds=600)
+    failed = [name for name, host in answer["hosts"].items() if not host["ok"]]
+    assert (code, failed) == (1, [field.hosts.hosts[0].name]), answer
+    field.hosts.hosts[0].start()
+
+
+def ctrl_c(_field: Drill, process: subprocess.Popen[str]) -> None:
+    """Interrupt the run once."""
+    interrupt(process)
+    code, answer = finish(process)
+    assert (code, answer["interrupted"]) == (130, True), answer
+
+
+def kill_9(field: Drill, process: subprocess.Popen[str]) -> None:
+    """Kill the CLI; what it left is the next run's to end, so that run is part of the drill."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    field.fast()
+    field.run("run", "model_cache")
+
+
+def play(count: int, name: str, disturb: Any) -> dict[str, Any]:
+    """Play one drill on fresh hosts; return what it left running, and the share of hosts the next run completed."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="judge-drill.") as folder, drill(Path(folder), count) as field:
+        field.slow()
+        process = field.start("run", "model_cache")
+        field.wait_until_working(process, seconds=120)
+        field.fast()
+        disturb(field, process)
+        orphans = field.orphans()
+        code, answer = field.run("run", "model_cache")
+        good = [host for host in answer.get("hosts", {}).values() if host["ok"] and host["state"] == "complete"]
+        return {"drill": name, "orphans": orphans, "next_run": code,
+                "converged_percent": round(100 * len(good) / count, 1),
+                "seconds": round(time.monotonic() - started, 1)}
+
+
+def main() -> int:
+    """Print R9."""
+    if not can_run():
+        sys.stderr.write("R9 needs root, sshd and unshare. Next: apt-get install openssh-server util-linux, as root\n")
+        return 2
+    count = 4 if small() else 10
+    drills = [play(count, name, disturb) for name, disturb in (
+        ("ssh of 1 host cut", cut_one_host), ("Ctrl-C", ctrl_c), ("kill -9", kill_9))]
+    orphans = sum(len(item["orphans"]) for item in drills)
+    converged = min(item["converged_percent"] for item in drills)
+    return report(
+        Figure("R9", orphans, "== 0", {"what": "orphans", "hosts": count, "drills": drills}),
+        Figure("R9", converged, ">= 100 %", {"what": "hosts that the next run made complete", "hosts": count}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

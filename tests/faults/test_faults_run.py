@@ -1,0 +1,114 @@
+"""A run that is cut: no process is left, here or on a host, the lock is free, and the next run goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from judge_bootstrap.adapters import private
+from run_drills import Drill, drill, finish, interrupt
+from ssh_hosts import can_run, wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(not can_run(), reason="needs root, sshd and unshare")]
+
+
+@pytest.fixture
+def field(tmp_path: Path) -> Iterator[Drill]:
+    with drill(tmp_path, 2) as made:
+        yield made
+
+
+def private_directories() -> set[Path]:
+    return {path for parent in private.parents() for path in parent.glob(private.PREFIX + "*")}
+
+
+def assert_the_next_run_goes_on(field: Drill) -> None:
+    field.fast()
+    code, answer = field.run("run", "model_cache")
+    assert code == 0, answer
+    assert {host["state"] for host in answer["hosts"].values()} == {"complete"}
+    assert len(answer["hosts"]) == len(field.hosts.hosts)
+    code, answer = field.run("run", "model_cache")
+    assert (code, answer["changed"]) == (0, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_leaves_nothing_and_the_next_run_goes_on(field: Drill, number: signal.Signals) -> None:
+    before = private_directories()
+    field.slow()
+    process = field.start("run", "model_cache")
+    field.wait_until_working(process)
+    interrupt(process, number)
+    code, answer = finish(process)
+    assert code == 130
+    assert (answer["interrupted"], answer["reason"]) == (True, "INTERRUPTED")
+    assert field.orphans() == []
+    assert private_directories() <= before
+    assert_the_next_run_goes_on(field)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_ansible(field: Drill) -> None:
+    field.slow()
+    process = field.start("run", "model_cache")
+    field.wait_until_working(process)
+    interrupt(process)
+    interrupt(process)
+    assert finish(process)[0] == 130
+    assert field.orphans() == []
+
+
+def test_ctrl_c_before_the_first_task_leaves_nothing(field: Drill) -> None:
+    process = field.start("run", "model_cache")
+    wait_until(lambda: bool(field.left()), 30, "ansible-playbook")
+    interrupt(process)
+    code, answer = finish(process)
+    assert (code, answer["interrupted"]) == (130, True)
+    assert field.orphans() == []
+
+
+def test_a_host_that_is_cut_off_fails_alone_and_leaves_nothing(field: Drill) -> None:
+    field.slow()
+    process = field.start("run", "model_cache")
+    field.wait_until_working(process)
+    cut, other = field.hosts.hosts
+    cut.cut()
+    field.fast()
+    code, answer = finish(process, seconds=400)
+    assert code == 1
+    assert answer["hosts"][cut.name]["reason"] == "NODE_UNREACHABLE"
+    assert answer["hosts"][cut.name]["repair"] == f"judge-bootstrap --env drill run model_cache --limit {cut.name}"
+    assert answer["hosts"][other.name]["ok"] is True
+    assert field.orphans() == []
+    cut.start()
+    assert_the_next_run_goes_on(field)
+
+
+def test_after_kill_9_the_next_run_ends_what_is_left_and_goes_on(field: Drill) -> None:
+    field.slow()
+    process = field.start("run", "model_cache")
+    field.wait_until_working(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = private_directories()
+    field.fast()
+    process = field.start("run", "model_cache")
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert "ended without finishing; this run goes on where it stopped" in stderr
+    assert field.orphans() == []
+    assert len(private_directories()) < len(before)
+    assert_the_next_run_goes_on(field)
+
+
+def test_a_second_run_is_refused_while_the_first_works(field: Drill) -> None:
+    field.slow()
+    first = field.start("run", "model_cache")
+    field.wait_until_working(first)
+    code, answer = field.run("plan")
+    assert (code, answer["reason"]) == (3, "LOCKED")
+    assert f"pid {first.pid}" in answer["message"]
+    interrupt(first)
+    assert finish(first)[0] == 130

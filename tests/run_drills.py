@@ -1,0 +1,132 @@
+"""Drills of a whole run over real ssh: a host that is cut off, Ctrl-C, kill -9. Used by the tests and by figure R9."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from judge_lab.hub import Fault, HubServer
+from ssh_hosts import Hosts, environment_of, pids, ssh_hosts, wait_until
+
+SOURCE = Path(__file__).resolve().parents[1]
+REPOSITORY = "drill/tiny"
+# A model of this size at this rate takes far longer than any drill waits, so a run is always caught in the middle.
+MODEL_BYTES = 1 << 20
+SLOW_BYTES_PER_SECOND = 4096.0
+RUN_ID = b"JUDGE_BOOTSTRAP_RUN_ID="
+# The node program gets 10 s from its module to stop; what lives on after twice that is an orphan.
+ORPHAN_SECONDS = 20.0
+
+
+@dataclass
+class Drill:
+    """Hosts, a model source that can be made slow, and the real CLI."""
+
+    hosts: Hosts
+    hub: HubServer
+    faults: list[Fault]
+    state: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def slow(self) -> None:
+        """Make downloads so slow that a run can be caught in the middle."""
+        self.faults[:] = [Fault("slow", "*.safetensors", None, SLOW_BYTES_PER_SECOND)]
+
+    def fast(self) -> None:
+        """End the slowness for requests to come."""
+        self.faults.clear()
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start the CLI on the drill's environment, as a shell would."""
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE / "pytool"), "JUDGE_BOOTSTRAP_STATE": str(self.state),
+                       "JUDGE_BOOTSTRAP_INVENTORY": str(self.hosts.inventory)}
+        process = subprocess.Popen([sys.executable, "-m", "judge_bootstrap", "--env", "drill", "--json", *words],
+                                   cwd=self.hosts.root, env=environment, text=True, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, start_new_session=True)
+        self.started.append(process)
+        return process
+
+    def run(self, *words: str) -> tuple[int, dict[str, Any]]:
+        """Run the CLI to its end; return the exit code and the JSON answer."""
+        return finish(self.start(*words))
+
+    def wait_until_working(self, process: subprocess.Popen[str], seconds: float = 60.0) -> None:
+        """Wait until the node program fetches on every host. Raises AssertionError when the CLI ends before."""
+        def all_work() -> bool:
+            assert process.poll() is None, f"the run ended too early: {process.communicate()}"
+            return all(any(map(is_node_program, host.processes())) for host in self.hosts.hosts)
+
+        wait_until(all_work, seconds, "the node program on every host")
+
+    def end(self) -> None:
+        """End what a drill that failed left running."""
+        for process in self.started:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=60)
+
+    def orphans(self) -> list[str]:
+        """Return what still runs on a host or here for any run, once it has had time to end."""
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: not self.left(), ORPHAN_SECONDS, "the run's processes to end")
+        return [command_line(pid) for pid in self.left()]
+
+    def left(self) -> list[int]:
+        """Return the pids of what runs now on a host, or here for any run."""
+        local = [pid for pid in pids() if any(item.startswith(RUN_ID) for item in environment_of(pid))]
+        return [*self.hosts.processes(), *local]
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 120.0) -> tuple[int, dict[str, Any]]:
+    """Wait for a CLI to end; return its exit code and JSON answer. Raises AssertionError with stderr if there is none."""
+    stdout, stderr = process.communicate(timeout=seconds)
+    try:
+        answer = json.loads(stdout)
+    except ValueError:
+        raise AssertionError(f"exit code {process.returncode}, no JSON but {stdout!r}; stderr:\n{stderr}") from None
+    assert isinstance(answer, dict)
+    return process.returncode, answer
+
+
+def interrupt(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> None:
+    """Send a signal to the CLI alone: ansible-playbook has a session of its own and would not get a terminal's Ctrl-C."""
+    process.send_signal(number)
+
+
+def is_node_program(pid: int) -> bool:
+    """Tell whether a process is judge-node itself."""
+    return "judge-node.pyz cache" in command_line(pid)
+
+
+def command_line(pid: int) -> str:
+    """Return a process's command line as text; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def drill(root: Path, count: int) -> Iterator[Drill]:
+    """Have `count` hosts and a Hub with one small model."""
+    model = root / "models" / REPOSITORY
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"model_type": "qwen2"}')
+    (model / "model.safetensors").write_bytes(os.urandom(MODEL_BYTES))
+    faults: list[Fault] = []
+    with (HubServer(root / "models", "127.0.0.1", 0, faults=faults) as hub,
+          ssh_hosts(root / "hosts", count, variables={"model_cache_repo_id": REPOSITORY,
+                                                      "model_cache_hub_endpoint": hub.url}) as hosts):
+        made = Drill(hosts, hub, faults, root / "state")
+        try:
+            yield made
+        finally:
+            made.end()
