@@ -84,7 +84,7 @@ def list_with_ansible(environment: Environment, limit: str | None) -> Answer:
         raise Refusal("ansible-inventory is not installed beside this program, nor in PATH", reason=UNREADABLE,
                       hint="reinstall judge-bootstrap (pip brings ansible-core), or judge-bootstrap doctor") from error
     except subprocess.TimeoutExpired as error:
-        raise Refusal(f"the inventory of {environment.name} gave no answer within {LIST_SECONDS:g} s", reason=UNREADABLE,
+        raise Refusal(f"the inventory of {environment.name} gave no answer in {LIST_SECONDS:g} s", reason=UNREADABLE,
                       hint=f"ansible-inventory -i {environment.inventory_dir} --list -vvv") from error
     except ValueError as error:  # a NUL byte in the limit
         raise Refusal(f"--limit {shown(limit)} is no host pattern", reason=UNKNOWN_HOST,
@@ -129,15 +129,12 @@ def parse(answer: Answer, environment: Environment) -> dict[str, InventoryHost]:
         document = _unwrap(json.loads(answer.stdout))
         names = document.get(GROUP, {}).get("hosts", [])
         variables = document.get("_meta", {}).get("hostvars", {})
-        found = {name: InventoryHost(name, _address(variables.get(name, {}))) for name in names}
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("a host's name is no text")
+        return {name: InventoryHost(name, _address(variables.get(name, {}))) for name in names}
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise Refusal(f"the inventory of {environment.name} cannot be read: ansible-inventory's answer is no inventory "
                       f"({shown(answer.stdout)})", reason=UNREADABLE, hint=hint) from error
-    odd = next((name for name in found if not isinstance(name, str)), None)
-    if odd is not None:
-        raise Refusal(f"the inventory of {environment.name} has a host named {shown(odd)}, wanted: a text",
-                      reason=UNREADABLE, hint=hint)
-    return found
 
 
 def _address(variables: Mapping[str, Any]) -> str | None:
@@ -155,7 +152,8 @@ def _unwrap(value: Any) -> Any:
 
 
 # What boto3 and its endpoints say when there are no, old or wrong credentials.
-_CREDENTIALS = re.compile(r"Unable to locate credentials|NoCredentials|ExpiredToken|security token .* (invalid|expired)|"
+_CREDENTIALS = re.compile(r"Unable to locate credentials|NoCredentials|ExpiredToken|RequestExpired|"
+                          r"security token .* (invalid|expired)|"
                           r"InvalidClientTokenId|AuthFailure|UnrecognizedClient|Token has expired|SSO session|"
                           r"could not be found.*profile|config profile", re.IGNORECASE)
 _UNREACHABLE = re.compile(r"Could not connect to the endpoint|EndpointConnectionError|Connect timeout|Read timeout|"
@@ -182,13 +180,14 @@ def explain(stderr: str) -> tuple[str, str | None]:
     # Every plugin's failure is listed; the one that counts is that of the plugin which the file itself names.
     named = next((found[1] for line in said if (found := _NAMED_PLUGIN.search(line))), None)
     if named is not None:
-        return _plain(named), "make setup" if "unknown plugin" in named else None
+        missing = "make setup, or ansible-galaxy collection install -r requirements.yml"
+        return _plain(named), missing if "unknown plugin" in named else None
     real = [line for line in said if _COMPLAINT.search(line) and not _WRAPPER.search(line)]
     return _plain((real or said or ["it gave no reason"])[-1]), None
 
 
 def _plain(line: str) -> str:
-    line = re.sub(r"^\[?(WARNING|ERROR)\]?[!:]*\s*", "", line)
+    line = re.sub(r"^\[?(WARNING|ERROR)\]?[!:]*\s*(Failed to parse inventory with '\w+' plugin: )?", "", line)
     return line if len(line) <= 240 else line[:240] + "..."
 
 

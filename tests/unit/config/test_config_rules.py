@@ -27,7 +27,8 @@ TAKEN: dict[str, list[Any]] = {
     "kubernetes.hf_secret_name": ["hf-secret", "hf.secret", "1"],
 }
 REFUSED: dict[str, list[Any]] = {
-    "model.id": ["", "gpt2", "a/b/c", "/a", "a/", "a/b ", "a/b\n", "a b/c", "a/..", "../b", "a--b/c", "{{ x }}/y", "é/x",
+    "model.id": ["", "gpt2", "a/b/c", "/a", "a/", "a/b ", "a/b\n", "a b/c", "a/..", "../b", "a--b/c", "{{ x }}/y",
+                 "é/x",
                  "a/b.git", None, 3, ["a/b"]],
     "model.revision": ["", "-x", "a..b", "a//b", "/a", "a/", "a b", "x.lock", "a/.b", "main\n", "{{ x }}",
                        "x" * 300, None],
