@@ -36,8 +36,10 @@ NAMES = tuple(ARCHIVE_SHA256)
 _ENVTEST_NAMES = ("etcd", "kube-apiserver")
 _CHUNK_BYTES = 1 << 20
 
-HOW_TO_GET = (f"set JUDGE_BOOTSTRAP_KUBE_ARCHIVE to an archive of the Kubernetes {KUBERNETES_VERSION} binaries, or allow "
-              "downloads from dl.k8s.io and github.com")
+HOW_TO_GET = (
+    f"set JUDGE_BOOTSTRAP_KUBE_ARCHIVE to an archive of the Kubernetes {KUBERNETES_VERSION} binaries, or allow "
+    "downloads from dl.k8s.io and github.com"
+)
 
 
 def find(report: Callable[[str], None]) -> dict[str, Path]:
@@ -72,8 +74,10 @@ def _from_assets() -> dict[str, Path]:
         version = re.search(r"v1\.(\d+)", said)
         wanted = int(KUBERNETES_VERSION.split(".")[1])
         if version is None or int(version[1]) < wanted:
-            raise LabError(f"KUBEBUILDER_ASSETS holds {said.strip()}, wanted 1.{wanted} or newer (the nodes run {KUBERNETES_VERSION})",
-                           hint=f"setup-envtest use 1.{wanted}, or unset KUBEBUILDER_ASSETS")
+            raise LabError(
+                f"KUBEBUILDER_ASSETS holds {said.strip()}, wanted 1.{wanted} or newer, as the nodes have",
+                hint=f"setup-envtest use 1.{wanted}, or unset KUBEBUILDER_ASSETS",
+            )
     return found
 
 
@@ -132,14 +136,19 @@ def _download(names: list[str], folder: Path, report: Callable[[str], None]) -> 
                 expected = _get(f"{url}.sha256").decode().split()[0]
                 with urllib.request.urlopen(url, timeout=60) as source:
                     _keep(source, folder / name, expected, url)
-        except OSError as err:                                       # URLError is one
-            raise LabError(f"no Kubernetes binaries: {name} is not in {folder} and cannot be downloaded ({err})",
-                           hint=HOW_TO_GET) from err
+        except OSError as err:  # URLError is one
+            raise LabError(
+                f"no Kubernetes binaries: {name} is not in {folder} and cannot be downloaded ({err})", hint=HOW_TO_GET
+            ) from err
 
 
 def _from_release_archive(url: str, sums_url: str, file: str, name: str, folder: Path) -> None:
     """Take one binary out of a release's .tar.gz, after the archive's sum was compared with the published one."""
-    sums = {parts[-1].removeprefix("*"): parts[0] for line in _get(sums_url).decode().splitlines() if (parts := line.split())}
+    sums = {
+        parts[-1].removeprefix("*"): parts[0]
+        for line in _get(sums_url).decode().splitlines()
+        if (parts := line.split())
+    }
     archive = folder / file
     with urllib.request.urlopen(url, timeout=60) as source:
         _keep(source, archive, sums[file] if file in sums else next(iter(sums.values())), url)

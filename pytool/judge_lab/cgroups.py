@@ -15,7 +15,7 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 def make(node_name: str) -> None:
     """Make the cgroup below which a node's pods will be, in every hierarchy; kubelet wants to find it."""
-    if (_MOUNT / "cgroup.controllers").exists():                    # cgroup v2: one hierarchy
+    if (_MOUNT / "cgroup.controllers").exists():  # cgroup v2: one hierarchy
         (_MOUNT / CGROUP / node_name).mkdir(parents=True, exist_ok=True)
         for folder in (_MOUNT, _MOUNT / CGROUP, _MOUNT / CGROUP / node_name):
             _delegate(folder)
@@ -30,7 +30,7 @@ def make(node_name: str) -> None:
 def _delegate(folder: Path) -> None:
     """Let a cgroup's children use all controllers it has itself (cgroup v2)."""
     for controller in (folder / "cgroup.controllers").read_text().split():
-        with contextlib.suppress(OSError):                          # the kernel refuses some on some machines
+        with contextlib.suppress(OSError):  # the kernel refuses some on some machines
             (folder / "cgroup.subtree_control").write_text(f"+{controller}")
 
 

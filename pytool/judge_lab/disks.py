@@ -8,7 +8,7 @@ from pathlib import Path
 
 from judge_lab.process import run
 
-DISK_BYTES = 2 * 1024**3       # mkfs.xfs refuses less than 300 MiB; sparse, so it costs what is written
+DISK_BYTES = 2 * 1024**3  # mkfs.xfs refuses less than 300 MiB; sparse, so it costs what is written
 STABLE_NAME = "lab-instance-store-1"
 
 

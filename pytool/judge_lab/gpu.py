@@ -50,7 +50,7 @@ def count_containers(allocate_request: bytes) -> int:
     """Return how many containers an AllocateRequest asks for: its top-level fields 1, each with a length."""
     count = position = 0
     while position < len(allocate_request):
-        position += 1                                            # every field is number 1, type 2
+        position += 1  # every field is number 1, type 2
         length = shift = 0
         while True:
             byte = allocate_request[position]
@@ -86,18 +86,25 @@ class Plugin:
         self._ended = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(4))
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("v1beta1.DevicePlugin", {
-            "GetDevicePluginOptions": unary(lambda request, context: b""),
-            "ListAndWatch": stream(self._watch),
-            "Allocate": unary(self._allocate),
-            "PreStartContainer": unary(lambda request, context: b""),
-        }),))
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    "v1beta1.DevicePlugin",
+                    {
+                        "GetDevicePluginOptions": unary(lambda request, context: b""),
+                        "ListAndWatch": stream(self._watch),
+                        "Allocate": unary(self._allocate),
+                        "PreStartContainer": unary(lambda request, context: b""),
+                    },
+                ),
+            )
+        )
         # Relative to the folder: a socket's path may have 107 characters only.
         self._server.add_insecure_port(f"unix:{SOCKET}")
 
     def _watch(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         yield device_list()
-        while context.is_active() and not self._ended.wait(1):    # the stream stays open as long as the device is there
+        while context.is_active() and not self._ended.wait(1):  # the stream stays open as long as the device is there
             pass
 
     def _allocate(self, request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -130,14 +137,18 @@ def serve(vllm: str) -> None:
             while Path(SOCKET).exists():
                 threading.Event().wait(0.5)
         except grpc.RpcError:
-            threading.Event().wait(0.5)                           # kubelet's old socket, or it is not ready yet
+            threading.Event().wait(0.5)  # kubelet's old socket, or it is not ready yet
         plugin.stop()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the device plugin of one node until it is killed."""
-    parser = argparse.ArgumentParser(prog="python -m judge_lab.gpu", description=RESOURCE + " stand-in for one lab node.")
-    parser.add_argument("--folder", required=True, help="the node's /var/lib/kubelet/device-plugins, as this process sees it")
+    parser = argparse.ArgumentParser(
+        prog="python -m judge_lab.gpu", description=RESOURCE + " stand-in for one lab node."
+    )
+    parser.add_argument(
+        "--folder", required=True, help="the node's /var/lib/kubelet/device-plugins, as this process sees it"
+    )
     parser.add_argument("--vllm", required=True, help="the CPU build of vLLM, as the node sees it")
     options = parser.parse_args(argv)
     Path(options.folder).mkdir(parents=True, exist_ok=True)

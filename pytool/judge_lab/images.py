@@ -25,22 +25,60 @@ PAUSE_REFERENCE = "judge-bootstrap.io/lab/pause:1"
 CONTAINER_VLLM_DIR = "/opt/judge-lab/vllm"
 
 _PACKAGES = (
-    "base-files", "ca-certificates", "coreutils", "dash", "libacl1", "libattr1", "libbz2-1.0", "libc-bin", "libc6",
-    "libcrypt1", "libexpat1", "libffi8", "libgcc-s1", "libgmp10", "liblzma5", "libncursesw6", "libnsl2", "libpcre2-8-0",
-    "libreadline8", "libselinux1", "libsqlite3-0", "libssl3", "libstdc++6", "libtinfo6", "libtirpc3", "libuuid1",
-    "media-types", "netbase", "procps", "libproc2-0", "sed", "grep", "tzdata", "zlib1g",
-    "util-linux", "libsmartcols1",       # vLLM on a CPU runs lscpu
+    "base-files",
+    "ca-certificates",
+    "coreutils",
+    "dash",
+    "libacl1",
+    "libattr1",
+    "libbz2-1.0",
+    "libc-bin",
+    "libc6",
+    "libcrypt1",
+    "libexpat1",
+    "libffi8",
+    "libgcc-s1",
+    "libgmp10",
+    "liblzma5",
+    "libncursesw6",
+    "libnsl2",
+    "libpcre2-8-0",
+    "libreadline8",
+    "libselinux1",
+    "libsqlite3-0",
+    "libssl3",
+    "libstdc++6",
+    "libtinfo6",
+    "libtirpc3",
+    "libuuid1",
+    "media-types",
+    "netbase",
+    "procps",
+    "libproc2-0",
+    "sed",
+    "grep",
+    "tzdata",
+    "zlib1g",
+    "util-linux",
+    "libsmartcols1",  # vLLM on a CPU runs lscpu
 )
 _OPTIONAL_PACKAGES = ("libnuma1", "libssl3t64", "libpython3-stdlib")
-_SKIPPED = ("/usr/share/doc/", "/usr/share/man/", "/usr/share/locale/", "/usr/share/info/", "/usr/share/lintian/",
-            "/usr/share/bug/", "/var/lib/dpkg/")
+_SKIPPED = (
+    "/usr/share/doc/",
+    "/usr/share/man/",
+    "/usr/share/locale/",
+    "/usr/share/info/",
+    "/usr/share/lintian/",
+    "/usr/share/bug/",
+    "/var/lib/dpkg/",
+)
 
 # The real image's command, in front of the CPU build. `--enforce-eager` is the stand-in's part: there are no CUDA
 # graphs to capture on a CPU, and compiling instead takes a minute of every start.
 _VLLM_COMMAND = f"""\
 #!/bin/sh
 if [ ! -x {CONTAINER_VLLM_DIR}/bin/python ]; then
-  echo "vllm: this container was given no GPU (nvidia.com/gpu: 1 in its limits), and the lab's vLLM comes with the GPU" >&2
+  echo "vllm: found no GPU (wanted nvidia.com/gpu: 1 in the limits); the lab's vLLM comes with the GPU" >&2
   exit 1
 fi
 if [ "$1" = serve ]; then set -- "$@" --enforce-eager; fi
@@ -62,16 +100,31 @@ def ensure() -> list[Image]:
     Raises LabError, with the apt line, if a Debian package that the root is copied from is not installed.
     """
     version = python_version()
-    packages = [*_PACKAGES, *(f"{stem}{version}{tail}" for stem, tail in
-                              (("python", ""), ("python", "-minimal"), ("libpython", "-minimal"), ("libpython", "-stdlib")))]
+    packages = [
+        *_PACKAGES,
+        *(
+            f"{stem}{version}{tail}"
+            for stem, tail in (
+                ("python", ""),
+                ("python", "-minimal"),
+                ("libpython", "-minimal"),
+                ("libpython", "-stdlib"),
+            )
+        ),
+    ]
     versions = _installed([*packages, *_OPTIONAL_PACKAGES])
     missing = [package for package in packages if package not in versions]
     if missing:
-        raise LabError(f"the image root is copied from Debian packages of which these are not installed: {', '.join(missing)}",
-                       hint=f"apt-get install -y {' '.join(missing)}")
+        raise LabError(
+            f"the image is made of Debian packages of which these are not installed: {', '.join(missing)}",
+            hint=f"apt-get install -y {' '.join(missing)}",
+        )
     recipe = hashlib.sha256(json.dumps([versions, _VLLM_COMMAND, _RECIPE]).encode()).hexdigest()[:16]
     folder = cache_dir() / "images"
-    found = [Image(VLLM_REFERENCE, folder / f"vllm-{recipe}.tar"), Image(PAUSE_REFERENCE, folder / f"pause-{recipe}.tar")]
+    found = [
+        Image(VLLM_REFERENCE, folder / f"vllm-{recipe}.tar"),
+        Image(PAUSE_REFERENCE, folder / f"pause-{recipe}.tar"),
+    ]
     if not all(image.archive.exists() for image in found):
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("*.tar"):
@@ -125,8 +178,17 @@ def _layer(files: Iterable[Path], version: str) -> bytes:
                     layer.addfile(entry, content)
             elif entry.isdir() or entry.issym():
                 layer.addfile(entry)
-        for folder, mode in (("tmp", 0o1777), ("run", 0o755), ("proc", 0o755), ("sys", 0o755), ("dev", 0o755),
-                             ("usr/local/bin", 0o755), ("root", 0o700), ("opt", 0o755), ("mnt", 0o755)):
+        for folder, mode in (
+            ("tmp", 0o1777),
+            ("run", 0o755),
+            ("proc", 0o755),
+            ("sys", 0o755),
+            ("dev", 0o755),
+            ("usr/local/bin", 0o755),
+            ("root", 0o700),
+            ("opt", 0o755),
+            ("mnt", 0o755),
+        ):
             if folder not in written:
                 written.add(folder)
                 entry = tarfile.TarInfo(folder)
@@ -135,7 +197,11 @@ def _layer(files: Iterable[Path], version: str) -> bytes:
         _link(layer, written, "usr/bin/python3", f"python{version}")
         _link(layer, written, "usr/bin/sh", "dash")
         _file(layer, "usr/local/bin/vllm", _VLLM_COMMAND.encode(), 0o755)
-        _file(layer, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
+        _file(
+            layer,
+            "etc/passwd",
+            b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+        )
         _file(layer, "etc/group", b"root:x:0:\nnogroup:x:65534:\n")
         _file(layer, "etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n")
         _file(layer, "etc/ssl/certs/ca-certificates.crt", Path("/etc/ssl/certs/ca-certificates.crt").read_bytes())
@@ -159,11 +225,17 @@ def _file(layer: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) 
 
 def write_archive(image: Image, layer: bytes, entrypoint: list[str]) -> None:
     """Write a docker-archive with one layer; it appears under its name only when it is whole."""
-    config = json.dumps({
-        "architecture": "amd64", "os": "linux",
-        "config": {"Entrypoint": entrypoint, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-    }).encode()
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {
+                "Entrypoint": entrypoint,
+                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            },
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+        }
+    ).encode()
     manifest = json.dumps([{"Config": "config.json", "RepoTags": [image.reference], "Layers": ["layer.tar"]}]).encode()
     staging = image.archive.with_suffix(f".{os.getpid()}")
     with tarfile.open(staging, "w") as archive:

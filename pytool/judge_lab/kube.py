@@ -36,29 +36,49 @@ def command(part: str, binary: Path, layout: Layout) -> list[str]:
     etcd, peers = f"http://127.0.0.1:{ETCD_PORT}", f"http://127.0.0.1:{ETCD_PEER_PORT}"
     options: dict[str, dict[str, object]] = {
         "etcd": {
-            "name": "lab", "data-dir": layout.etcd, "listen-client-urls": etcd, "advertise-client-urls": etcd,
-            "listen-peer-urls": peers, "initial-advertise-peer-urls": peers, "initial-cluster": f"lab={peers}",
-            "unsafe-no-fsync": "true", "log-level": "warn",
+            "name": "lab",
+            "data-dir": layout.etcd,
+            "listen-client-urls": etcd,
+            "advertise-client-urls": etcd,
+            "listen-peer-urls": peers,
+            "initial-advertise-peer-urls": peers,
+            "initial-cluster": f"lab={peers}",
+            "unsafe-no-fsync": "true",
+            "log-level": "warn",
         },
         "kube-apiserver": {
-            "etcd-servers": etcd, "bind-address": HOST_ADDRESS, "secure-port": API_PORT, "advertise-address": HOST_ADDRESS,
-            "tls-cert-file": pki / "apiserver.crt", "tls-private-key-file": pki / "apiserver.key", "client-ca-file": pki / "ca.crt",
+            "etcd-servers": etcd,
+            "bind-address": HOST_ADDRESS,
+            "secure-port": API_PORT,
+            "advertise-address": HOST_ADDRESS,
+            "tls-cert-file": pki / "apiserver.crt",
+            "tls-private-key-file": pki / "apiserver.key",
+            "client-ca-file": pki / "ca.crt",
             "service-account-key-file": pki / "service-account.pub",
             "service-account-signing-key-file": pki / "service-account.key",
-            "service-account-issuer": "https://kubernetes.default.svc", "service-cluster-ip-range": SERVICE_CIDR,
-            "authorization-mode": "Node,RBAC", "enable-admission-plugins": "NodeRestriction", "allow-privileged": "true",
-            "kubelet-client-certificate": pki / "apiserver-kubelet.crt", "kubelet-client-key": pki / "apiserver-kubelet.key",
+            "service-account-issuer": "https://kubernetes.default.svc",
+            "service-cluster-ip-range": SERVICE_CIDR,
+            "authorization-mode": "Node,RBAC",
+            "enable-admission-plugins": "NodeRestriction",
+            "allow-privileged": "true",
+            "kubelet-client-certificate": pki / "apiserver-kubelet.crt",
+            "kubelet-client-key": pki / "apiserver-kubelet.key",
             "kubelet-certificate-authority": pki / "ca.crt",
             # Node names are in no DNS: without this, logs, exec and proxy fail.
             "kubelet-preferred-address-types": "InternalIP",
         },
         "kube-controller-manager": {
-            "kubeconfig": config / "controller-manager.kubeconfig", "bind-address": "127.0.0.1", "leader-elect": "false",
-            "service-account-private-key-file": pki / "service-account.key", "root-ca-file": pki / "ca.crt",
+            "kubeconfig": config / "controller-manager.kubeconfig",
+            "bind-address": "127.0.0.1",
+            "leader-elect": "false",
+            "service-account-private-key-file": pki / "service-account.key",
+            "root-ca-file": pki / "ca.crt",
             "use-service-account-credentials": "true",
         },
         "kube-scheduler": {
-            "kubeconfig": config / "scheduler.kubeconfig", "bind-address": "127.0.0.1", "leader-elect": "false",
+            "kubeconfig": config / "scheduler.kubeconfig",
+            "bind-address": "127.0.0.1",
+            "leader-elect": "false",
         },
     }
     if part == "coredns":
@@ -91,13 +111,25 @@ class Api:
         context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
         # The operator's proxy cannot reach the lab's bridge.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
 
-    def call(self, method: str, path: str, body: Mapping[str, object] | None = None, *,
-             content_type: str = "application/json") -> dict[str, Any]:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
         """Make one call and return the answer's JSON; raises OSError (HTTPError is one) if it fails."""
-        request = urllib.request.Request(API_URL + path, method=method, headers={"Content-Type": content_type},
-                                         data=json.dumps(body).encode() if body is not None else None)
+        request = urllib.request.Request(
+            API_URL + path,
+            method=method,
+            headers={"Content-Type": content_type},
+            data=json.dumps(body).encode() if body is not None else None,
+        )
         with self._opener.open(request, timeout=10) as answer:
             content = answer.read()
         parsed: dict[str, Any] = json.loads(content) if content[:1] == b"{" else {"text": content.decode()}
@@ -105,11 +137,13 @@ class Api:
 
     def apply(self, path: str, body: Mapping[str, object]) -> None:
         """Create or update one object by server-side apply."""
-        self.call("PATCH", f"{path}?fieldManager=judge-lab&force=true", body, content_type="application/apply-patch+yaml")
+        self.call(
+            "PATCH", f"{path}?fieldManager=judge-lab&force=true", body, content_type="application/apply-patch+yaml"
+        )
 
     def ready(self) -> bool:
         try:
-            return self.call("GET", "/readyz")["text"] == "ok"
+            return bool(self.call("GET", "/readyz")["text"] == "ok")
         except (OSError, ValueError):
             return False
 
@@ -133,11 +167,17 @@ class Api:
             return False
         # A condition's time has whole seconds, and a node may be up in less; the lease has microseconds.
         boot = datetime.datetime.fromtimestamp(since, datetime.UTC)
-        reported = [datetime.datetime.fromisoformat(condition["lastHeartbeatTime"])
-                    for condition in node["status"].get("conditions", []) if condition["type"] == "Ready"]
-        return (_is_ready(node) and all(report >= boot.replace(microsecond=0) for report in reported)
-                and datetime.datetime.fromisoformat(lease["spec"]["renewTime"]) > boot
-                and node["status"].get("allocatable", {}).get("nvidia.com/gpu") == "1")
+        reported = [
+            datetime.datetime.fromisoformat(condition["lastHeartbeatTime"])
+            for condition in node["status"].get("conditions", [])
+            if condition["type"] == "Ready"
+        ]
+        return (
+            _is_ready(node)
+            and all(report >= boot.replace(microsecond=0) for report in reported)
+            and datetime.datetime.fromisoformat(lease["spec"]["renewTime"]) > boot
+            and node["status"].get("allocatable", {}).get("nvidia.com/gpu") == "1"
+        )
 
     def delete_node(self, name: str) -> None:
         try:
@@ -148,24 +188,46 @@ class Api:
 
 
 def _is_ready(node: Mapping[str, Any]) -> bool:
-    return any(condition["type"] == "Ready" and condition["status"] == "True"
-               for condition in node["status"].get("conditions", []))
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in node["status"].get("conditions", [])
+    )
 
 
 def allow_coredns(api: Api) -> None:
     """Let coredns' certificate read what it answers from: it runs outside, so it has no service account."""
     role = "/apis/rbac.authorization.k8s.io/v1"
-    api.apply(f"{role}/clusterroles/judge-lab:coredns", {
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "judge-lab:coredns"},
-        "rules": [{"apiGroups": [""], "resources": ["services", "namespaces", "pods", "endpoints"], "verbs": ["list", "watch"]},
-                  {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}]})
-    api.apply(f"{role}/clusterrolebindings/judge-lab:coredns", {
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "judge-lab:coredns"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "judge-lab:coredns"},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "judge-lab:coredns"}]})
+    api.apply(
+        f"{role}/clusterroles/judge-lab:coredns",
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "judge-lab:coredns"},
+            "rules": [
+                {
+                    "apiGroups": [""],
+                    "resources": ["services", "namespaces", "pods", "endpoints"],
+                    "verbs": ["list", "watch"],
+                },
+                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+            ],
+        },
+    )
+    api.apply(
+        f"{role}/clusterrolebindings/judge-lab:coredns",
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "judge-lab:coredns"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "judge-lab:coredns"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "judge-lab:coredns"}],
+        },
+    )
 
 
-def wait_until(what: str, condition: Callable[[], bool], *, seconds: float, hint: str, poll_seconds: float = 0.2) -> None:
+def wait_until(
+    what: str, condition: Callable[[], bool], *, seconds: float, hint: str, poll_seconds: float = 0.2
+) -> None:
     """Wait until `condition` holds; raises LabError, naming `what` was waited for, when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

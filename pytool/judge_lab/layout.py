@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BRIDGE = "jlab0"
-NAMESPACE_PREFIX = "jlab-"            # network namespaces: jlab-node-1
-LINK_PREFIX = "jlv-"                  # host ends of the nodes' cables: jlv-node-1 (a link's name has 15 characters at most)
-CGROUP = "judge-lab"                  # every pod's cgroup lies below /judge-lab/NODE
+NAMESPACE_PREFIX = "jlab-"  # network namespaces: jlab-node-1
+LINK_PREFIX = "jlv-"  # host ends of the nodes' cables: jlv-node-1 (a link's name has 15 characters at most)
+CGROUP = "judge-lab"  # every pod's cgroup lies below /judge-lab/NODE
 
 HOST_ADDRESS = "10.77.0.1"
 NETWORK_BITS = 24
@@ -24,6 +24,9 @@ DNS_PORT = 53
 ETCD_PORT, ETCD_PEER_PORT = 12379, 12380
 AWS_PORT, APPCONFIG_PORT, HUB_PORT = 5000, 5001, 8080
 REGION = "us-east-1"
+
+
+DEFAULT_LAB_DIR = Path("/var/lib/judge-bootstrap/lab")
 
 
 def node_name(index: int) -> str:
@@ -42,8 +45,8 @@ def pod_subnet(index: int) -> str:
 
 
 def lab_dir() -> Path:
-    """Return the directory of all the lab's state: JUDGE_LAB_DIR, or /var/lib/judge-bootstrap/lab."""
-    return Path(os.environ.get("JUDGE_LAB_DIR") or "/var/lib/judge-bootstrap/lab").absolute()
+    """Return the directory of all the lab's state: JUDGE_LAB_DIR, or DEFAULT_LAB_DIR."""
+    return Path(os.environ.get("JUDGE_LAB_DIR") or DEFAULT_LAB_DIR).absolute()
 
 
 def cache_dir() -> Path:
@@ -84,7 +87,7 @@ class Layout:
 
     @property
     def appconfig(self) -> Path:
-        """The document that AppConfig's stand-in deploys; the stand-in writes the lab's default there if it is missing."""
+        """The document that AppConfig's stand-in deploys; it writes the lab's default there if it is missing."""
         return self.root / "appconfig.json"
 
     @property

@@ -36,8 +36,10 @@ def ensure_bridge(owner: Path) -> None:
     """
     found = bridge_owner()
     if found is not None and found != str(owner):
-        raise LabError(f"{BRIDGE} belongs to the lab in {found or 'an unknown directory'}, wanted {owner}",
-                       hint=f"JUDGE_LAB_DIR={found} judge-bootstrap lab down" if found else f"ip link del {BRIDGE}")
+        raise LabError(
+            f"{BRIDGE} belongs to the lab in {found or 'an unknown directory'}, wanted {owner}",
+            hint=f"JUDGE_LAB_DIR={found} judge-bootstrap lab down" if found else f"ip link del {BRIDGE}",
+        )
     if found is None:
         run("ip", "link", "add", BRIDGE, "type", "bridge", "forward_delay", "0")
         run("ip", "link", "set", BRIDGE, "alias", str(owner))
@@ -54,7 +56,7 @@ def bridge_owner() -> str | None:
 
 
 def connect(node: NodeState) -> None:
-    """Give the node its network namespace and cable, and both sides their routes to the pods. What is there is renewed."""
+    """Give the node a new network namespace and cable, and both sides their routes to the pods."""
     disconnect(node.name)
     inside, link = namespace(node.name), cable(node.name)
     run("ip", "netns", "add", inside)
@@ -63,11 +65,28 @@ def connect(node: NodeState) -> None:
     if node.plugged:
         plug(node.name)
     # Every node that may ever exist is routed at once, so that adding one changes nothing on the others.
-    routes = [f"route replace {pod_subnet(other)} via {node_address(other)}"
-              for other in range(1, MAX_NODES + 1) if other != node.index]
-    run("ip", "-n", inside, "-batch", "-", stdin="\n".join([
-        "link set lo up", "link set eth0 up", f"addr add {node.address}/{NETWORK_BITS} dev eth0",
-        f"route add default via {HOST_ADDRESS}", *routes, ""]).encode())
+    routes = [
+        f"route replace {pod_subnet(other)} via {node_address(other)}"
+        for other in range(1, MAX_NODES + 1)
+        if other != node.index
+    ]
+    run(
+        "ip",
+        "-n",
+        inside,
+        "-batch",
+        "-",
+        stdin="\n".join(
+            [
+                "link set lo up",
+                "link set eth0 up",
+                f"addr add {node.address}/{NETWORK_BITS} dev eth0",
+                f"route add default via {HOST_ADDRESS}",
+                *routes,
+                "",
+            ]
+        ).encode(),
+    )
     run("ip", "route", "replace", pod_subnet(node.index), "via", node.address)
 
 
@@ -75,11 +94,13 @@ def disconnect(name: str) -> None:
     """Remove the node's namespace and cable, if there are any, and wait until the kernel has let go of them."""
     if namespace(name) in namespaces():
         run("ip", "netns", "del", namespace(name))
-    run("ip", "link", "del", cable(name), check=False)      # it dies with the namespace, but sometimes a moment later
+    run("ip", "link", "del", cable(name), check=False)  # it dies with the namespace, but sometimes a moment later
     deadline = time.monotonic() + 10
     while any(link["ifname"] == cable(name) for link in _links()):
         if time.monotonic() > deadline:
-            raise LabError(f"link {cable(name)} is still there 10 s after its deletion", hint=f"ip link del {cable(name)}")
+            raise LabError(
+                f"link {cable(name)} is still there 10 s after its deletion", hint=f"ip link del {cable(name)}"
+            )
         time.sleep(0.05)
 
 

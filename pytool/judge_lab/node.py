@@ -1,13 +1,14 @@
 """A node as a set of namespaces on this kernel: what its services read, and how it starts and ends.
 
-sshd, containerd, kubelet and kube-proxy of a node share its namespaces, so the host that Ansible reaches and the Node of
-Kubernetes are one thing. node-init.sh is its first process. A second kind of node (a virtual machine with NVMe devices)
-would be a module beside this one with the same functions.
+sshd, containerd, kubelet and kube-proxy of a node share its namespaces, so the host that Ansible reaches and the Node
+of Kubernetes are one thing. node-init.sh is its first process. A second kind of node (a virtual machine with NVMe
+devices) would be a module beside this one with the same functions.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from judge_lab.layout import (
     Layout,
     pod_subnet,
 )
-from judge_lab.process import Process
 from judge_lab.ssh import NODE_ETC
 from judge_lab.state import NodeState
 
@@ -82,10 +82,29 @@ def boot(layout: Layout, node: NodeState, *, binaries: Path | None, vllm: Path |
     node.booted = time.time()
     node.process = process.spawn(
         # Not `ip netns exec`: it mounts a fresh /sys, in which the cgroups are missing.
-        ["nsenter", f"--net=/run/netns/{NAMESPACE_PREFIX}{node.name}",
-         "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc",
-         "/bin/bash", INIT, node.name, layout.node(node.name), binaries or "-", vllm or "-", minor, disks.STABLE_NAME],
-        log=layout.logs / f"{node.name}.log", mark=layout.root)
+        [
+            "nsenter",
+            f"--net=/run/netns/{NAMESPACE_PREFIX}{node.name}",
+            "unshare",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "/bin/bash",
+            INIT,
+            node.name,
+            layout.node(node.name),
+            binaries or "-",
+            vllm or "-",
+            minor,
+            disks.STABLE_NAME,
+        ],
+        log=layout.logs / f"{node.name}.log",
+        mark=layout.root,
+    )
 
 
 def halt(layout: Layout, node: NodeState) -> None:
@@ -103,8 +122,12 @@ def halt(layout: Layout, node: NodeState) -> None:
 def import_images(layout: Layout, node: NodeState) -> None:
     """Give the node's containerd the images, unless it has them."""
     wait_for_log = f"tail {layout.node(node.name)}/fs/var/log/containerd.log"
-    kube.wait_until(f"containerd of {node.name} answers", lambda: _ctr(node, "version").returncode == 0, seconds=60,
-                    hint=wait_for_log)
+    kube.wait_until(
+        f"containerd of {node.name} answers",
+        lambda: _ctr(node, "version").returncode == 0,
+        seconds=60,
+        hint=wait_for_log,
+    )
     # An image that was built anew has the old one's name: what was imported is noted beside the node's own files.
     note = layout.node(node.name) / "imported-images"
     wanted = images.ensure()
@@ -113,7 +136,9 @@ def import_images(layout: Layout, node: NodeState) -> None:
     for image in wanted:
         done = _ctr(node, "--namespace", "k8s.io", "images", "import", "-", stdin=image.archive.read_bytes())
         if done.returncode != 0:
-            raise LabError(f"{node.name} did not take {image.reference}: {done.stderr.strip()[-300:]}", hint=wait_for_log)
+            raise LabError(
+                f"{node.name} did not take {image.reference}: {done.stderr.strip()[-300:]}", hint=wait_for_log
+            )
     note.write_text(_archives(wanted))
 
 
@@ -121,7 +146,7 @@ def _archives(wanted: list[images.Image]) -> str:
     return "\n".join(image.archive.name for image in wanted)
 
 
-def _ctr(node: NodeState, *arguments: str, stdin: bytes | None = None) -> process.subprocess.CompletedProcess[str]:
+def _ctr(node: NodeState, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
     return process.run(*enter(node), "ctr", *arguments, stdin=stdin, check=False)
 
 
@@ -141,7 +166,7 @@ def first_process(node: NodeState) -> int:
             return int(children[0])
         if time.monotonic() > deadline:
             break
-        time.sleep(0.02)                    # just started: nsenter and unshare have not come to their fork yet
+        time.sleep(0.02)  # just started: nsenter and unshare have not come to their fork yet
     raise LabError(f"{node.name} does not run", hint=f"judge-bootstrap lab node start {node.name}")
 
 
@@ -150,7 +175,7 @@ def restart_kubelet(node: NodeState) -> None:
     process.run(*enter(node), "pkill", "-x", "kubelet", check=False)
 
 
-_CONTAINERD = """\
+_CONTAINERD = f"""\
 version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -161,7 +186,7 @@ state = "/run/containerd"
 [plugins."io.containerd.internal.v1.opt"]
   path = "/var/lib/containerd/opt"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "%s"
+  sandbox_image = "{images.PAUSE_REFERENCE}"
   restrict_oom_score_adj = true
   stream_server_address = "127.0.0.1"
   [plugins."io.containerd.grpc.v1.cri".cni]
@@ -171,29 +196,46 @@ state = "/run/containerd"
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = false
-""" % images.PAUSE_REFERENCE
+"""
 
 
 def _kubelet(node: NodeState) -> dict[str, object]:
     return {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
         "address": node.address,
-        "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True},
-                           "x509": {"clientCAFile": f"{NODE_ETC}/ca.crt"}},
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": f"{NODE_ETC}/ca.crt"},
+        },
         "authorization": {"mode": "Webhook"},
-        "tlsCertFile": f"{NODE_ETC}/kubelet-server.crt", "tlsPrivateKeyFile": f"{NODE_ETC}/kubelet-server.key",
+        "tlsCertFile": f"{NODE_ETC}/kubelet-server.crt",
+        "tlsPrivateKeyFile": f"{NODE_ETC}/kubelet-server.key",
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
-        "clusterDNS": [HOST_ADDRESS], "clusterDomain": CLUSTER_DOMAIN, "resolvConf": f"{NODE_ETC}/resolv.conf",
+        "clusterDNS": [HOST_ADDRESS],
+        "clusterDomain": CLUSTER_DOMAIN,
+        "resolvConf": f"{NODE_ETC}/resolv.conf",
         "registerWithTaints": [TAINT],
-        # How often kubelet looks for changes to report (a GPU that appeared). By default 10 s, which nobody wants to wait.
-        "nodeStatusUpdateFrequency": "2s", "nodeStatusReportFrequency": "1m",
+        # How often kubelet looks for changes to report, such as a GPU that appeared; 10 s by default.
+        "nodeStatusUpdateFrequency": "2s",
+        "nodeStatusReportFrequency": "1m",
         "providerID": f"aws:///{REGION}a/{node.instance_id}",
-        # The nodes share the host's cgroups, whatever their version and whoever owns the root: pods get a corner there.
-        "failCgroupV1": False, "cgroupDriver": "cgroupfs", "cgroupRoot": f"/{CGROUP}/{node.name}", "cgroupsPerQOS": True,
-        "enforceNodeAllocatable": [], "failSwapOn": False,
-        # The disk that is nearly full may be the host's own: not a reason to evict or to delete the images.
-        "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
+        # The nodes share the host's cgroups, whatever their version and whoever owns the root.
+        "failCgroupV1": False,
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{CGROUP}/{node.name}",
+        "cgroupsPerQOS": True,
+        "enforceNodeAllocatable": [],
+        "failSwapOn": False,
+        # The disk that is nearly full may be the host's own.
+        "evictionHard": {
+            "memory.available": "0%",
+            "nodefs.available": "0%",
+            "nodefs.inodesFree": "0%",
+            "imagefs.available": "0%",
+        },
         "imageGCHighThresholdPercent": 100,
         "logging": {"verbosity": 1},
     }
@@ -201,20 +243,33 @@ def _kubelet(node: NodeState) -> dict[str, object]:
 
 def _kube_proxy(node: NodeState) -> dict[str, object]:
     return {
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables",
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
         "clientConnection": {"kubeconfig": f"{NODE_ETC}/proxy.kubeconfig"},
-        "clusterCIDR": POD_CIDR, "hostnameOverride": node.name, "conntrack": {"maxPerCore": 0},
+        "clusterCIDR": POD_CIDR,
+        "hostnameOverride": node.name,
+        "conntrack": {"maxPerCore": 0},
     }
 
 
 def _cni(node: NodeState) -> dict[str, object]:
     return {
-        "cniVersion": "0.4.0", "name": "judge-lab",
-        "plugins": [{
-            "type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": False,
-            "hairpinMode": True,                        # a pod that calls its own Service
-            "ipam": {"type": "host-local", "ranges": [[{"subnet": pod_subnet(node.index)}]],
-                     "routes": [{"dst": "0.0.0.0/0"}],
-                     "dataDir": "/run/cni/ipam"},       # leases end with the node, as its pods do
-        }],
+        "cniVersion": "0.4.0",
+        "name": "judge-lab",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": True,
+                "ipMasq": False,
+                "hairpinMode": True,  # a pod that calls its own Service
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{"subnet": pod_subnet(node.index)}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                    "dataDir": "/run/cni/ipam",
+                },  # leases end with the node, as its pods do
+            }
+        ],
     }

@@ -1,4 +1,4 @@
-"""The cluster's certificates and kubeconfigs: one CA, a server certificate, and one client certificate for each part."""
+"""The cluster's certificates and kubeconfigs: one CA, and a client certificate for each part."""
 
 from __future__ import annotations
 
@@ -34,14 +34,26 @@ def ensure(folder: Path) -> None:
     authority = trustme.CA(organization_name="judge-lab")
     authority.cert_pem.write_to_path(folder / "pki" / "ca.crt")
     authority.private_key_pem.write_to_path(folder / "pki" / "ca.key")
-    _write(folder, "apiserver", authority.issue_cert(
-        "127.0.0.1", HOST_ADDRESS, SERVICE_FIRST_ADDRESS, "localhost", "kubernetes", "kubernetes.default.svc"))
+    _write(
+        folder,
+        "apiserver",
+        authority.issue_cert(
+            "127.0.0.1", HOST_ADDRESS, SERVICE_FIRST_ADDRESS, "localhost", "kubernetes", "kubernetes.default.svc"
+        ),
+    )
     for name, (user, group) in _CLIENTS.items():
         _write(folder, name, _client(authority, user, group))
         _kubeconfig(folder, name, folder / f"{name}.kubeconfig")
     run("openssl", "genrsa", "-out", folder / "pki" / "service-account.key", "2048")
-    run("openssl", "rsa", "-in", folder / "pki" / "service-account.key", "-pubout",
-        "-out", folder / "pki" / "service-account.pub")
+    run(
+        "openssl",
+        "rsa",
+        "-in",
+        folder / "pki" / "service-account.key",
+        "-pubout",
+        "-out",
+        folder / "pki" / "service-account.pub",
+    )
     complete.touch()
 
 
@@ -77,12 +89,24 @@ def _write(folder: Path, name: str, certificate: trustme.LeafCert) -> None:
 def _kubeconfig(folder: Path, name: str, target: Path) -> None:
     """Write a kubeconfig that holds everything itself, so that it works wherever it is read (JSON is YAML)."""
     config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "judge-lab",
-        "clusters": [{"name": "judge-lab", "cluster": {
-            "server": API_URL, "certificate-authority-data": _base64(folder / "pki" / "ca.crt")}}],
-        "users": [{"name": name, "user": {
-            "client-certificate-data": _base64(folder / "pki" / f"{name}.crt"),
-            "client-key-data": _base64(folder / "pki" / f"{name}.key")}}],
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "judge-lab",
+        "clusters": [
+            {
+                "name": "judge-lab",
+                "cluster": {"server": API_URL, "certificate-authority-data": _base64(folder / "pki" / "ca.crt")},
+            }
+        ],
+        "users": [
+            {
+                "name": name,
+                "user": {
+                    "client-certificate-data": _base64(folder / "pki" / f"{name}.crt"),
+                    "client-key-data": _base64(folder / "pki" / f"{name}.key"),
+                },
+            }
+        ],
         "contexts": [{"name": "judge-lab", "context": {"cluster": "judge-lab", "user": name}}],
     }
     target.touch(mode=0o600)

@@ -12,12 +12,28 @@ from judge_lab import LabError, runtime
 from judge_lab.layout import cache_dir, lab_dir
 
 _TOOLS = {
-    "containerd": "containerd", "ctr": "containerd", "runc": "runc", "sshd": "openssh-server", "ssh-keygen": "openssh-client",
-    "mkfs.xfs": "xfsprogs", "chattr": "e2fsprogs", "nft": "nftables", "ip": "iproute2", "modprobe": "kmod", "openssl": "openssl",
-    "nsenter": "util-linux", "unshare": "util-linux", "setsid": "util-linux", "losetup": "mount", "pkill": "procps",
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "runc": "runc",
+    "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client",
+    "mkfs.xfs": "xfsprogs",
+    "chattr": "e2fsprogs",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "modprobe": "kmod",
+    "openssl": "openssl",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "setsid": "util-linux",
+    "losetup": "mount",
+    "pkill": "procps",
 }
-_FILES = {"/usr/lib/cni/bridge": "containernetworking-plugins", "/usr/lib/cni/host-local": "containernetworking-plugins",
-          "/usr/bin/python3": "python3"}
+_FILES = {
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
+    "/usr/lib/cni/host-local": "containernetworking-plugins",
+    "/usr/bin/python3": "python3",
+}
 _FILESYSTEMS = ("xfs", "overlay")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GIB = 1024**3
@@ -31,7 +47,7 @@ def check() -> None:
         problems.append(f"not installed: {', '.join(packages)}")
     problems += _space()
     if problems:
-        hints = ([f"apt-get install -y --no-install-recommends {' '.join(packages)}"] if packages else [])
+        hints = [f"apt-get install -y --no-install-recommends {' '.join(packages)}"] if packages else []
         if os.geteuid() != 0:
             hints.append("run it as root (sudo -E)")
         raise LabError("the lab cannot run here: " + "; ".join(problems), hint="; then ".join(hints) or None)

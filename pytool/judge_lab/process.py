@@ -35,7 +35,7 @@ def _started(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = stat.rpartition(")")[2].split()          # the command's name before may hold blanks and brackets
+    fields = stat.rpartition(")")[2].split()  # the command's name before may hold blanks and brackets
     return None if fields[0] in "ZX" else int(fields[19])
 
 
@@ -44,16 +44,21 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def run(*argv: str | Path, stdin: bytes | None = None, check: bool = True, timeout_seconds: float = 120,
-        ) -> subprocess.CompletedProcess[str]:
+def run(
+    *argv: str | Path,
+    stdin: bytes | None = None,
+    check: bool = True,
+    timeout_seconds: float = 120,
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return it with its output as text.
 
     Raises LabError with the command and what it said when it fails (with `check`), is missing or takes too long.
     """
     line = " ".join(str(word) for word in argv)
     try:
-        done = subprocess.run([str(word) for word in argv], input=stdin, capture_output=True, check=False,
-                              timeout=timeout_seconds)
+        done = subprocess.run(
+            [str(word) for word in argv], input=stdin, capture_output=True, check=False, timeout=timeout_seconds
+        )
     except FileNotFoundError as err:
         raise LabError(f"command not found: {argv[0]}", hint="judge-bootstrap lab up names the Debian package") from err
     except subprocess.TimeoutExpired as err:
@@ -64,8 +69,9 @@ def run(*argv: str | Path, stdin: bytes | None = None, check: bool = True, timeo
     return subprocess.CompletedProcess(done.args, done.returncode, out, err_text)
 
 
-def spawn(argv: Sequence[str | Path], *, log: Path, mark: Path, env: Mapping[str, str] | None = None,
-          cwd: Path | None = None) -> Process:
+def spawn(
+    argv: Sequence[str | Path], *, log: Path, mark: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Process:
     """Start a command in a session of its own, with no parent to wait for it, and return it.
 
     Its output is appended to `log`. `env` is added to a clean environment.
@@ -74,15 +80,30 @@ def spawn(argv: Sequence[str | Path], *, log: Path, mark: Path, env: Mapping[str
     # A shell starts it and ends: the process belongs to init then, so it neither dies with us nor stays as a zombie.
     # setsid execs in place here, because a background job of a non-interactive shell leads no process group.
     started = subprocess.run(
-        ["/bin/sh", "-c", 'log=$1; shift; setsid "$@" >>"$log" 2>&1 </dev/null & echo $!', "sh", str(log), *map(str, argv)],
-        env={**base_environment(), MARK: str(mark), **(env or {})}, cwd=cwd or "/", capture_output=True, check=True)
+        [
+            "/bin/sh",
+            "-c",
+            'log=$1; shift; setsid "$@" >>"$log" 2>&1 </dev/null & echo $!',
+            "sh",
+            str(log),
+            *map(str, argv),
+        ],
+        env={**base_environment(), MARK: str(mark), **(env or {})},
+        cwd=cwd or "/",
+        capture_output=True,
+        check=True,
+    )
     pid = int(started.stdout)
     return Process(pid, _started(pid) or 0)
 
 
 def base_environment() -> dict[str, str]:
     """Return the environment of the lab's processes: nothing of the operator's credentials or proxies."""
-    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/nonexistent",
+    }
 
 
 def marked(mark: Path) -> list[Process]:
@@ -94,7 +115,7 @@ def marked(mark: Path) -> list[Process]:
             continue
         try:
             environment = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:                                # gone meanwhile, or a kernel thread
+        except OSError:  # gone meanwhile, or a kernel thread
             continue
         started = _started(int(entry.name))
         if wanted in environment and started is not None:
@@ -105,7 +126,13 @@ def marked(mark: Path) -> list[Process]:
 def command(process: Process) -> str:
     """Return the command line of a process, for messages."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:120]
+        return (
+            Path(f"/proc/{process.pid}/cmdline")
+            .read_bytes()
+            .replace(b"\0", b" ")
+            .decode(errors="replace")
+            .strip()[:120]
+        )
     return "?"
 
 
@@ -122,7 +149,9 @@ def end(processes: Iterable[Process], *, grace_seconds: float = 0, wait_seconds:
     left = _wait(left, wait_seconds)
     if left:
         names = ", ".join(f"{process.pid} ({command(process)})" for process in left)
-        raise LabError(f"still running {wait_seconds:.0f} s after KILL: {names}", hint="look for I/O that hangs: dmesg | tail")
+        raise LabError(
+            f"still running {wait_seconds:.0f} s after KILL: {names}", hint="look for I/O that hangs: dmesg | tail"
+        )
 
 
 def _signal(processes: Iterable[Process], number: signal.Signals) -> None:

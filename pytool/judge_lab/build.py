@@ -1,0 +1,139 @@
+"""Brings the parts of the lab up, in an order in which slow ones start while others are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from judge_lab import LabError, kube, network, pki, process, runtime, services, ssh
+from judge_lab import node as nodes
+from judge_lab.layout import API_PORT, HOST_ADDRESS
+from judge_lab.state import NodeState, State
+
+Report = Callable[[str], None]
+
+
+class Builder:
+    """Brings one lab up; what runs already is left alone. `binaries` are the paths that binaries.find() gave."""
+
+    def __init__(self, state: State, found: dict[str, Path], report: Report) -> None:
+        self.state, self.binaries, self.report = state, found, report
+        self.layout = state.layout
+        self.layout.root.mkdir(parents=True, exist_ok=True)
+
+    def build(self) -> None:
+        """Start what does not run, and return when all of it is ready; raises LabError with the part that is not."""
+        layout, state = self.layout, self.state
+        network.ensure_bridge(layout.root)
+        services.fill_hub(layout)
+        pki.ensure(layout.kube)
+        ssh.ensure_operator_key(layout)
+        for name in services.PORTS:
+            if self._start_service(name) and name == "aws":
+                self._wait("aws", lambda: kube.listens(HOST_ADDRESS, services.PORTS["aws"]))
+                services.fix_random_ids()
+            if name == "aws":
+                self._start_control("etcd")
+                self._start_control("kube-apiserver")
+        self._seed()
+        wanted = [node for node in state.nodes.values() if node.wanted == "running"]
+        for node in wanted:
+            self.boot(node)
+        ssh.write_known_hosts(layout, state.nodes.values())
+        with ThreadPoolExecutor(len(wanted) or 1) as pool:
+            imports = [pool.submit(nodes.import_images, layout, node) for node in wanted]
+            self._wait("kube-apiserver", kube.Api(layout).ready)
+            kube.allow_coredns(kube.Api(layout))
+            for part in kube.PARTS[2:]:
+                self._start_control(part)
+            for done in imports:
+                done.result()
+        for name, port in services.PORTS.items():
+            self._wait(name, lambda port=port: kube.listens(HOST_ADDRESS, port))  # type: ignore[misc]
+        for node in wanted:
+            self.wait_ready(node)
+
+    def boot(self, node: NodeState) -> None:
+        """Start a node that does not run, and its GPU stand-in if that does not."""
+        if not node.running():
+            self.report(f"Starting {node.name} ({node.instance_id}, {node.address})")
+            nodes.halt(self.layout, node)  # what a crash left of it
+            nodes.prepare(self.layout, node, with_kubernetes=True)
+            nodes.boot(self.layout, node, binaries=self.binaries["kubelet"].parent, vllm=runtime.folder())
+            self.state.save()
+        folder = self.layout.node(node.name) / "fs" / "var" / "lib" / "kubelet" / "device-plugins"
+        self._start(
+            gpu_part(node),
+            [*services.python(), "-m", "judge_lab.gpu", "--folder", str(folder), "--vllm", nodes.NODE_VLLM_DIR],
+        )
+
+    def wait_ready(self, node: NodeState) -> None:
+        """Wait until the node is reached by ssh and Ready in Kubernetes."""
+        if not node.plugged:
+            return
+        log = f"tail {self.layout.node(node.name)}/fs/var/log/*.log"
+        kube.wait_until(f"{node.name} accepts ssh", lambda: kube.listens(node.address, 22), seconds=30, hint=log)
+        api = kube.Api(self.layout)
+        kube.wait_until(
+            f"{node.name} is Ready with its GPU", lambda: api.node_ready(node.name, node.booted), seconds=90, hint=log
+        )
+
+    def _seed(self) -> None:
+        before = {node.name: node.instance_id for node in self.state.nodes.values()}
+        services.seed_instances(self.state.nodes.values())
+        self.state.save()
+        for node in self.state.nodes.values():
+            if before[node.name] not in ("", node.instance_id) and node.running():
+                # moto forgot the instances: the Node that named the old one has to join anew.
+                nodes.prepare(self.layout, node, with_kubernetes=True)
+                kube.Api(self.layout).delete_node(node.name)
+                nodes.restart_kubelet(node)
+
+    def _start_service(self, name: str) -> bool:
+        return self._start(name, services.command(name, self.layout), port=services.PORTS[name])
+
+    def _start_control(self, part: str) -> bool:
+        return self._start(
+            part,
+            kube.command(part, self.binaries[part], self.layout),
+            port=API_PORT if part == "kube-apiserver" else None,
+        )
+
+    def _start(self, name: str, argv: list[str], *, port: int | None = None) -> bool:
+        """Start a process on the host unless it runs; say whether it was started."""
+        running = self.state.processes.get(name)
+        if running is not None and running.alive():
+            return False
+        if port and kube.listens(HOST_ADDRESS, port):
+            raise LabError(f"{HOST_ADDRESS}:{port} is taken, wanted it for {name}", hint=f"ss -ltnp 'sport = {port}'")
+        if not name.startswith("gpu"):
+            self.report(f"Starting {name}")
+        self.state.processes[name] = process.spawn(
+            argv, log=self.layout.logs / f"{name}.log", mark=self.layout.root, env=services.import_path()
+        )
+        self.state.save()
+        return True
+
+    def _wait(self, name: str, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait for a part of ours; its death ends the waiting at once."""
+        log = self.layout.logs / f"{name}.log"
+
+        def holds() -> bool:
+            if condition():
+                return True
+            if not self.state.processes[name].alive():
+                raise LabError(f"{name} ended while it started: {_tail(log)}", hint=f"less {log}")
+            return False
+
+        kube.wait_until(f"{name} answers", holds, seconds=seconds, hint=f"less {log}")
+
+
+def gpu_part(node: NodeState) -> str:
+    """Return the name of the node's GPU stand-in among the lab's processes."""
+    return f"gpu-{node.name}"
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return " | ".join(lines[-3:])[-600:] or "it said nothing"
