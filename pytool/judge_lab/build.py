@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from judge_lab import LabError, kube, network, pki, process, runtime, services, ssh
+from judge_lab import LabError, images, kube, network, pki, process, runtime, services, ssh
 from judge_lab import node as nodes
 from judge_lab.layout import API_PORT, HOST_ADDRESS
 from judge_lab.state import NodeState, State
@@ -20,6 +20,7 @@ class Builder:
     def __init__(self, state: State, found: dict[str, Path], report: Report) -> None:
         self.state, self.binaries, self.report = state, found, report
         self.layout = state.layout
+        self.images = images.ensure(report)
         self.layout.root.mkdir(parents=True, exist_ok=True)
 
     def build(self) -> None:
@@ -42,7 +43,7 @@ class Builder:
             self.boot(node)
         ssh.write_known_hosts(layout, state.nodes.values())
         with ThreadPoolExecutor(len(wanted) or 1) as pool:
-            imports = [pool.submit(nodes.import_images, layout, node) for node in wanted]
+            imports = [pool.submit(nodes.import_images, layout, node, self.images) for node in wanted]
             self._wait("kube-apiserver", kube.Api(layout).ready)
             kube.allow_coredns(kube.Api(layout))
             for part in kube.PARTS[2:]:

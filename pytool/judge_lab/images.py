@@ -11,7 +11,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -94,7 +94,7 @@ class Image:
     archive: Path
 
 
-def ensure() -> list[Image]:
+def ensure(report: Callable[[str], None]) -> list[Image]:
     """Return the lab's images, built if the cache has none for this Python and this recipe.
 
     Raises LabError, with the apt line, if a Debian package that the root is copied from is not installed.
@@ -126,6 +126,7 @@ def ensure() -> list[Image]:
         Image(PAUSE_REFERENCE, folder / f"pause-{recipe}.tar"),
     ]
     if not all(image.archive.exists() for image in found):
+        report("Building the nodes' images")
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("*.tar"):
             stale.unlink()

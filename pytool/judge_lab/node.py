@@ -12,7 +12,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from judge_lab import LabError, cgroups, disks, images, kube, network, pki, process, ssh
+from judge_lab import LabError, cgroups, disks, kube, network, pki, process, ssh
+from judge_lab.images import PAUSE_REFERENCE, Image
 from judge_lab.layout import (
     CGROUP,
     CLUSTER_DOMAIN,
@@ -119,7 +120,7 @@ def halt(layout: Layout, node: NodeState) -> None:
     node.loop = None
 
 
-def import_images(layout: Layout, node: NodeState) -> None:
+def import_images(layout: Layout, node: NodeState, wanted: list[Image]) -> None:
     """Give the node's containerd the images, unless it has them."""
     wait_for_log = f"tail {layout.node(node.name)}/fs/var/log/containerd.log"
     kube.wait_until(
@@ -130,7 +131,6 @@ def import_images(layout: Layout, node: NodeState) -> None:
     )
     # An image that was built anew has the old one's name: what was imported is noted beside the node's own files.
     note = layout.node(node.name) / "imported-images"
-    wanted = images.ensure()
     if note.exists() and note.read_text() == _archives(wanted):
         return
     for image in wanted:
@@ -142,7 +142,7 @@ def import_images(layout: Layout, node: NodeState) -> None:
     note.write_text(_archives(wanted))
 
 
-def _archives(wanted: list[images.Image]) -> str:
+def _archives(wanted: list[Image]) -> str:
     return "\n".join(image.archive.name for image in wanted)
 
 
@@ -186,7 +186,7 @@ state = "/run/containerd"
 [plugins."io.containerd.internal.v1.opt"]
   path = "/var/lib/containerd/opt"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{images.PAUSE_REFERENCE}"
+  sandbox_image = "{PAUSE_REFERENCE}"
   restrict_oom_score_adj = true
   stream_server_address = "127.0.0.1"
   [plugins."io.containerd.grpc.v1.cri".cni]

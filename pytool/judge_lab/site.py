@@ -158,6 +158,6 @@ def stand_ins() -> list[str]:
         "a node is a set of namespaces on this kernel (sshd, containerd, kubelet and kube-proxy are real; no systemd)",
         "an instance-store disk is a loop device, and the only disk that its node can open",
         "the GPU is a device plugin that mounts the CPU build of vLLM into containers that ask for nvidia.com/gpu",
-        "the image vllm/vllm-openai is a small Debian root whose `vllm` adds --enforce-eager (a CPU has no CUDA graphs)",
+        "the image vllm/vllm-openai is a small Debian root whose `vllm` adds --enforce-eager (no CUDA graphs here)",
         "NetworkPolicy objects are accepted and not enforced",
     ]

@@ -89,7 +89,7 @@ def _start(state: State, node: NodeState, report: Report) -> None:
     state.save()
     builder = Builder(state, binaries.find(report), report)
     builder.boot(node)
-    nodes.import_images(state.layout, node)
+    nodes.import_images(state.layout, node, builder.images)
     builder.wait_ready(node)
 
 
