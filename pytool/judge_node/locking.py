@@ -15,8 +15,8 @@ _POLL_SECONDS = 0.1
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait_seconds: float) -> Iterator[None]:
-    """Hold the exclusive lock `path` (made if missing, its folder must exist).
+def locked(path: Path, *, wait_seconds: float) -> Iterator[int]:
+    """Hold the exclusive lock `path` (made if missing, its folder must exist) and yield its descriptor.
 
     Raises NodeError LOCKED when another process still has it after `wait_seconds`.
     """
@@ -37,7 +37,7 @@ def locked(path: Path, *, wait_seconds: float) -> Iterator[None]:
                 time.sleep(_POLL_SECONDS)
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
-        yield
+        yield fd
     finally:
         os.close(fd)
 

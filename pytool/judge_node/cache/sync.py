@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..files import fsync_directory, make_directory
 from ..locking import locked
 from ..result import NodeError, Result
 from .manifest import File, Manifest
-from .store import Problem, Store, check_not_on_root
+from .store import Store, check_not_on_root
 
 _WORKERS = 4
 # Kept free: the filesystem's own bookkeeping, and a disk that is full to the last byte cannot even be repaired well.
@@ -95,38 +94,48 @@ def sync(
             repair=f"judge-node disks ensure --mount-path {root.parent}",
         )
     work = plan_work(store, manifest, deep=deep)
-    result = Result(command="cache sync", state="complete", facts=_facts(store, manifest, work))
     if not work:
-        result.message = f"{manifest.repo_id} at {manifest.commit[:12]} is complete"
-        return result
-    result.changed = bool(work.fetch or work.publish or work.point_ref)
-    result.before, result.after = _diff(store, manifest, work)
-    if check:
-        result.state = (
-            "complete" if not work.publish else "absent" if not store.snapshot(manifest).is_dir() else "incomplete"
+        return Result(
+            command="cache sync",
+            state="complete",
+            message=f"{manifest.repo_id} at {manifest.commit[:12]} is complete",
+            facts=_facts(store, manifest, work),
         )
-        result.message = f"would {', then '.join(work.lines(manifest))}"
-        if not_mounted:
-            result.facts["not_mounted"] = not_mounted
-            result.message += f" (once the disk is mounted: {not_mounted} now)"
-        else:
-            _check_space(store, work)
-        return result
+    if check:
+        return _preview(store, manifest, _recheck_only(store, manifest, work), not_mounted)
+    before = _before(store, manifest)
     make_directory(store.own)
     with locked(store.lock, wait_seconds=lock_wait_seconds):
         not_mounted = guard(root)
         if not_mounted:  # unmounted while we waited; with the lock file open it can no longer go away
             raise NodeError(f"{not_mounted}, wanted a mounted local disk", reason="MOUNT_MISSING")
-        fetched = _sync_locked(store, manifest, deep, endpoint, token, retry, report)
-    result.facts.update(fetched)
-    result.changed = result.changed and bool(fetched.pop("did_something"))
-    result.facts.pop("did_something", None)
+        work, did = _sync_locked(store, manifest, deep, endpoint, token, retry, report)
+    result = Result(command="cache sync", state="complete", facts={**_facts(store, manifest, work), **did})
+    result.changed = bool(work.fetch or work.publish or work.point_ref)
+    if result.changed:
+        result.before, result.after = before, "".join(f"{line}\n" for line in work.lines(manifest))
     result.message = (
         f"{manifest.repo_id} at {manifest.commit[:12]} is complete: "
-        f"{format_size(result.facts['fetched_bytes'])} fetched, {format_size(result.facts['resumed_bytes'])} resumed"
+        f"{format_size(did['fetched_bytes'])} fetched, {format_size(did['resumed_bytes'])} kept from before"
     )
-    if not result.changed:
-        result.after = result.before
+    return result
+
+
+def _preview(store: Store, manifest: Manifest, work: Work, not_mounted: str | None) -> Result:
+    """Return what a run would do. It works before the disk is mounted: a plan of a fresh node lists everything."""
+    result = Result(command="cache sync", changed=bool(work), facts=_facts(store, manifest, work))
+    lines = work.lines(manifest)
+    result.state = "complete"
+    if work.publish:
+        result.state = "incomplete" if store.snapshot(manifest).is_dir() else "absent"
+    result.message = f"would {', then '.join(lines)}" if lines else "nothing to do"
+    if lines:
+        result.before, result.after = _before(store, manifest), "".join(f"{line}\n" for line in lines)
+    if not_mounted:
+        result.facts["not_mounted"] = not_mounted
+        result.message += f" (once the disk is mounted: {not_mounted} now)"
+    else:
+        _check_space(store, work)
     return result
 
 
@@ -138,44 +147,50 @@ def _sync_locked(
     token: str | None,
     retry: Any,
     report: Callable[[str], None],
-) -> dict[str, Any]:
+) -> tuple[Work, dict[str, int]]:
+    """Do the work, and return it as it turned out to be, with the bytes that were fetched and kept."""
     from .fetch import Retry, Source  # ssl and http cost 50 ms, which a sync with nothing to do need not pay
 
-    work = plan_work(store, manifest, deep=deep)  # again, now that nobody else writes
     source = Source(endpoint, token)
     retry = retry or Retry()
+    work = plan_work(store, manifest, deep=deep)  # again, now that nobody else writes
     make_directory(store.folder(manifest.repo_id) / "blobs")
     for folder in (store.partial, store.staging):
         make_directory(folder)
-    wrong = _recheck(store, manifest, work.recheck, retry.stop)
-    _check_space(store, work, extra_bytes=sum(file.size for file in wrong))
-    fetch = work.fetch + tuple(wrong)
-    totals = (
-        _Fetching(store, manifest, source, retry, report).run(fetch)
-        if fetch
-        else {"fetched_bytes": 0, "resumed_bytes": 0}
-    )
-    publish = bool(fetch) or work.publish
-    if publish:
+    rechecked = _recheck_only(store, manifest, work, retry.stop)
+    _stop_vouching(store, manifest, {file.blob for file in rechecked.fetch} - {file.blob for file in work.fetch})
+    work = rechecked
+    _check_space(store, work)
+    did = {"fetched_bytes": 0, "resumed_bytes": 0, "fetched_files": len(work.fetch)}
+    if work.fetch:
+        did.update(_Fetching(store, manifest, source, retry, report).run(work.fetch))
+    if work.publish:
         store.publish(manifest)
     left = store.snapshot_problems(manifest)
     if left:
         raise NodeError(f"after the sync, {left[0].text}", reason=left[0].reason)
-    store.point_ref(manifest) if work.point_ref else None
+    if work.point_ref:
+        store.point_ref(manifest)
     store.clean()
-    return {**totals, "fetched_files": len(fetch), "did_something": publish or work.point_ref}
+    return work, did
 
 
-def _recheck(store: Store, manifest: Manifest, files: tuple[File, ...], stop: threading.Event) -> list[File]:
-    """Hash blobs that are there, return those that are wrong, and stop vouching for every snapshot that has one."""
+def _recheck_only(store: Store, manifest: Manifest, work: Work, stop: threading.Event | None = None) -> Work:
+    """Hash the blobs that nothing vouches for; those that are wrong are fetched. Reads only."""
+    if not work.recheck:
+        return work
     from .fetch import file_agrees
 
-    wrong = [file for file in files if not file_agrees(store.blob(manifest, file), file, stop)]
+    wrong = tuple(file for file in work.recheck if not file_agrees(store.blob(manifest, file), file, stop))
+    return replace(work, fetch=work.fetch + wrong, recheck=(), publish=work.publish or bool(wrong))
+
+
+def _stop_vouching(store: Store, manifest: Manifest, wrong: set[str]) -> None:
+    """Take back the word for every snapshot of the repository that has one of the wrong blobs, until it is repaired."""
     for other in store.all_vouched():
-        if wrong and other.repo_id == manifest.repo_id and {file.blob for file in wrong} & set(other.blobs()):
+        if other.repo_id == manifest.repo_id and wrong & set(other.blobs()):
             store.vouch(other).unlink()
             fsync_directory(store.vouch(other).parent)
-    return wrong
 
 
 class _Fetching:
@@ -245,13 +260,13 @@ class _Fetching:
             self._totals["fetched_bytes"] += count
 
 
-def _check_space(store: Store, work: Work, extra_bytes: int = 0) -> None:
+def _check_space(store: Store, work: Work) -> None:
     """Raise NodeError SPACE_SHORT before the first byte when the rest of the model does not fit."""
     existing = store.root
     while not existing.exists():
         existing = existing.parent
     found = os.statvfs(existing)
-    free, needed = found.f_bavail * found.f_frsize, work.fetch_bytes + extra_bytes
+    free, needed = found.f_bavail * found.f_frsize, work.fetch_bytes
     if needed > 0 and needed + _RESERVE_BYTES > free:
         raise NodeError(
             f"{store.root} has {format_size(free)} free, wanted {format_size(needed)}"
@@ -278,8 +293,7 @@ def _facts(store: Store, manifest: Manifest, work: Work) -> dict[str, Any]:
     }
 
 
-def _diff(store: Store, manifest: Manifest, work: Work) -> tuple[str, str]:
-    problems: list[Problem] = store.problems(manifest)
-    with contextlib.suppress(IndexError):
-        return f"{problems[0].text}\n", "".join(f"{line}\n" for line in work.lines(manifest))
-    return f"{manifest.repo_id}: complete\n", "".join(f"{line}\n" for line in work.lines(manifest))
+def _before(store: Store, manifest: Manifest) -> str:
+    """Return what is there now, in one line."""
+    problems = store.problems(manifest)
+    return f"{problems[0].text}\n" if problems else f"{manifest.repo_id}: links and sizes are complete\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -21,12 +22,11 @@ from .probe import Hold, read_signatures
 from .sysfs import System
 from .unit import MOUNT_OPTIONS, unit_text
 
-_MKFS_TIMEOUT_SECONDS = 600
 
-
-def apply(plan: Plan, host: Host, wanted: Wanted, hold: Hold | None) -> str:
+def apply(plan: Plan, host: Host, wanted: Wanted, hold: Hold | None, lock_fd: int) -> str:
     """Do the plan's steps in order and return the UUID of the mounted filesystem.
 
+    `lock_fd` is the lock of this run; mkfs keeps it, so that after a kill -9 the next run waits for what is left of it.
     Raises NodeError when a step fails; the next run takes up what was done.
     """
     names = {step.name for step in plan.steps}
@@ -36,7 +36,7 @@ def apply(plan: Plan, host: Host, wanted: Wanted, hold: Hold | None) -> str:
     if FORMAT in names:
         if hold is None or not hold.exclusive:
             raise NodeError(f"{disk.summary()} is not held any more", reason="DISK_BUSY")
-        fs_uuid = _format(hold, wanted.fstype)
+        fs_uuid = _format(hold, wanted.fstype, lock_fd)
     else:
         assert disk.content is not None
         fs_uuid = disk.content.fs_uuid or ""
@@ -83,7 +83,7 @@ def mkfs_command(fstype: str, node: str, fs_uuid: str) -> list[str]:
     ]
 
 
-def _format(hold: Hold, fstype: str) -> str:
+def _format(hold: Hold, fstype: str, lock_fd: int) -> str:
     """Make the filesystem on the held disk and return its UUID.
 
     The hand-over. Both mkfs.xfs and mkfs.ext4 open the device O_EXCL themselves and fail with "Device or resource busy"
@@ -97,7 +97,7 @@ def _format(hold: Hold, fstype: str) -> str:
     fs_uuid = str(uuid.uuid4())
     with signals_deferred():
         hold.release_exclusive()
-        code, output = _run_on_terminal(mkfs_command(fstype, hold.node, fs_uuid))
+        code, output = _run_mkfs(mkfs_command(fstype, hold.node, fs_uuid), lock_fd)
     if code != 0:
         raise NodeError(
             f"mkfs.{fstype} on {hold.node} ended with {code}: {' '.join(output.split())[-300:]}",
@@ -111,34 +111,37 @@ def _format(hold: Hold, fstype: str) -> str:
     return fs_uuid
 
 
-def _run_on_terminal(argv: list[str]) -> tuple[int, str]:
-    ours, theirs = pty.openpty()
+def _run_mkfs(argv: list[str], lock_fd: int) -> tuple[int, str]:
+    """Run mkfs on a terminal of its own, in a session of its own; return its exit status and what it said."""
+    try:
+        ours, theirs = pty.openpty()
+    except OSError as error:
+        raise NodeError(f"no pseudo terminal for {argv[0]} ({error.strerror})", reason="TOOL_MISSING") from None
+    output = bytearray()
     try:
         os.write(ours, b"n\n")
         try:
             process = subprocess.Popen(
-                argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(), start_new_session=True
+                argv,
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                env=environment(),
+                start_new_session=True,
+                pass_fds=(lock_fd,),
             )
         except FileNotFoundError:
             raise NodeError(
                 f"program {argv[0]!r} is not on this node, and it is needed to go on", reason="TOOL_MISSING"
             ) from None
-        os.close(theirs)
-        theirs = -1
-        output = bytearray()
-        while True:
-            try:
-                chunk = os.read(ours, 4096)
-            except OSError:  # EIO: the other side is closed
-                break
-            if not chunk:
-                break
-            output += chunk
-        return process.wait(timeout=_MKFS_TIMEOUT_SECONDS), output.decode(errors="replace")
+        finally:
+            os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: mkfs has closed its side
+            while True:
+                output += os.read(ours, 4096)
     finally:
         os.close(ours)
-        if theirs >= 0:
-            os.close(theirs)
+    return process.wait(), output.decode(errors="replace")
 
 
 def _seal(path: Path) -> None:

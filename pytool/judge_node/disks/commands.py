@@ -61,10 +61,11 @@ def ensure(wanted: Wanted, *, check: bool, lock_wait_seconds: float) -> Result:
     Raises NodeError when that may not or cannot be done.
     """
     _need_root()
+    lock_fd = -1
     with contextlib.ExitStack() as stack:
         if not check:
             make_directory(_LOCK_FOLDER)
-            stack.enter_context(locked(_LOCK_FOLDER / "disks.lock", wait_seconds=lock_wait_seconds))
+            lock_fd = stack.enter_context(locked(_LOCK_FOLDER / "disks.lock", wait_seconds=lock_wait_seconds))
         found = stack.enter_context(discover(wanted))
         try:
             plan = plan_layout(found.host, wanted)
@@ -76,7 +77,7 @@ def ensure(wanted: Wanted, *, check: bool, lock_wait_seconds: float) -> Result:
         if plan.disk.content is not None:
             facts["fs_uuid"] = plan.disk.content.fs_uuid
         if plan.steps and not check:
-            facts["fs_uuid"] = apply(plan, found.host, wanted, found.holds.get(plan.disk.name))
+            facts["fs_uuid"] = apply(plan, found.host, wanted, found.holds.get(plan.disk.name), lock_fd)
         facts["disk"] = disk_as_dict(plan.disk)
     return Result(
         command="disks ensure",

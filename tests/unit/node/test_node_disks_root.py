@@ -1,0 +1,459 @@
+"""`disks ensure` and `disks status` on real loop devices. What they did is looked at with other tools than they use."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+PYTOOL = Path(__file__).parents[3] / "pytool"
+SIZE = 320 << 20  # above the 300 MiB that mkfs.xfs wants
+
+
+def node(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
+    """Run judge-node and return its exit code and its JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "judge_node", *map(str, arguments), "--json"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(PYTOOL), "PATH": os.environ["PATH"]},
+    )
+    assert done.stdout.count("\n") == 1, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def sh(*argv: str | Path) -> str:
+    return subprocess.run([str(a) for a in argv], check=True, capture_output=True, text=True).stdout.strip()
+
+
+class Disk:
+    """A loop device under a by-id style link, and the mount path that a test uses for it."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.image = folder / f"disk{number}.img"
+        self.link = folder / "by-id" / f"lab-instance-store-{number}"
+        self.mount_path = folder / f"mnt{number}"
+        with self.image.open("wb") as file:
+            file.truncate(SIZE)
+        self.loop = sh("losetup", "--find", "--show", self.image)
+        self.link.parent.mkdir(exist_ok=True)
+        self.link.symlink_to(self.loop)
+
+    @property
+    def selection(self) -> tuple[str | Path, ...]:
+        return "--mount-path", self.mount_path, "--device", self.link
+
+    def ensure(self, *more: str) -> tuple[int, dict[str, Any]]:
+        return node("disks", "ensure", *self.selection, *more)
+
+    def status(self) -> tuple[int, dict[str, Any]]:
+        return node("disks", "status", *self.selection)
+
+    def digest(self) -> str:
+        """Hash the image's blocks that are not zero, with their place; the holes of 320 MiB would only cost time."""
+        found = hashlib.sha256()
+        with self.image.open("rb") as file, contextlib.suppress(OSError):  # ENXIO: no data behind this offset
+            offset = 0
+            while True:
+                start = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+                offset = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+                for place in range(start // 4096 * 4096, offset, 4096):
+                    block = os.pread(file.fileno(), 4096, place)
+                    if block.count(0) != len(block):
+                        found.update(b"%d:" % place + block)
+        return found.hexdigest()
+
+    def write(self, data: bytes, offset: int) -> None:
+        with open(self.loop, "r+b", buffering=0) as device:  # noqa: PTH123
+            device.seek(offset)
+            device.write(data)
+            os.fsync(device.fileno())
+
+    def traces(self) -> list[str]:
+        """What a second run could change: the mount (its number), the filesystem, the marker's inode and time."""
+        return [
+            sh("findmnt", "-n", "-o", "ID,OPTIONS", self.mount_path),
+            sh("blkid", "-p", "-s", "UUID", "-o", "value", self.loop),
+            sh("stat", "-c", "%i %z", self.mount_path / ".judge-bootstrap.json", self.mount_path),
+        ]
+
+    def mounted(self) -> bool:
+        return subprocess.run(["mountpoint", "-q", str(self.mount_path)]).returncode == 0
+
+    def clean(self) -> None:
+        while self.mounted():
+            subprocess.run(["umount", str(self.mount_path)], check=True)
+        if self.mount_path.exists():
+            subprocess.run(["chattr", "-i", str(self.mount_path)], check=False, capture_output=True)
+            self.mount_path.chmod(0o755)
+        subprocess.run(["losetup", "--detach", self.loop], check=True)
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[], Disk]]:
+    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
+        pytest.skip("needs root and loop devices: run as root on a machine with /dev/loop-control")
+    disks: list[Disk] = []
+
+    def make() -> Disk:
+        disks.append(Disk(tmp_path, len(disks) + 1))
+        return disks[-1]
+
+    yield make
+    for disk in disks:
+        disk.clean()
+
+
+@pytest.fixture
+def disk(make_disk: Callable[[], Disk]) -> Disk:
+    return make_disk()
+
+
+@pytest.mark.parametrize("fstype", ["xfs", "ext4"])
+def test_blank_disk_is_formatted_and_mounted_and_the_second_run_changes_nothing(disk: Disk, fstype: str) -> None:
+    code, result = disk.ensure("--fstype", fstype)
+    assert (code, result["ok"], result["changed"], result["state"]) == (0, True, True, "ours"), result
+    pairs = sh("findmnt", "-P", "-o", "SOURCE,FSTYPE,OPTIONS", disk.mount_path).replace('"', "").split(" ")
+    found = dict(pair.split("=", 1) for pair in pairs)
+    assert (found["SOURCE"], found["FSTYPE"]) == (disk.loop, fstype)
+    assert {"noatime", "nodev", "nosuid"} <= set(found["OPTIONS"].split(","))
+    marker = json.loads((disk.mount_path / ".judge-bootstrap.json").read_text())
+    assert marker["fs_uuid"] == sh("blkid", "-s", "UUID", "-o", "value", disk.loop) == result["facts"]["fs_uuid"]
+    assert sh("blkid", "-s", "LABEL", "-o", "value", disk.loop) == "judge-nvme"
+    assert sh("stat", "-c", "%a %u %g", disk.mount_path) == "755 0 0"
+    before = disk.traces()
+    code, again = disk.ensure("--fstype", fstype)
+    assert (code, again["changed"], again["diff"]["before"]) == (0, False, again["diff"]["after"])
+    code, status = disk.status() if fstype == "xfs" else node("disks", "status", *disk.selection, "--fstype", fstype)
+    assert (code, status["ok"], status["state"]) == (0, True, "ours")
+    assert disk.traces() == before
+
+
+def test_check_says_what_a_run_would_do_and_writes_nothing(disk: Disk) -> None:
+    before = disk.digest()
+    code, result = disk.ensure("--check")
+    assert (code, result["changed"], result["state"]) == (0, True, "blank")
+    assert f"step: make xfs with label judge-nvme on {disk.loop}" in result["diff"]["after"]
+    assert not disk.mount_path.exists() and disk.digest() == before
+
+
+def test_result_says_that_without_systemd_there_is_no_unit(disk: Disk) -> None:
+    if Path("/run/systemd/system").exists():
+        pytest.skip("systemd runs here; its unit is covered by test_node_unit.py")
+    assert "no mount unit: mounted until the next boot only" in disk.ensure()[1]["message"]
+
+
+def gpt(disk: Disk) -> None:
+    """Write a GPT by hand: protective MBR, header with its checksums, one partition entry."""
+    name = "data".encode("utf-16-le").ljust(72, b"\0")
+    entry = os.urandom(32) + struct.pack("<QQQ", 2048, 100_000, 0) + name
+    entries = entry.ljust(128 * 128, b"\0")
+    last = SIZE // 512 - 1
+    fields = [b"EFI PART", 0x10000, 92, 0, 0, 1, last, 34, last - 33, os.urandom(16), 2, 128, 128, zlib.crc32(entries)]
+    header = struct.pack("<8sIIIIQQQQ16sQIII", *fields)
+    fields[3] = zlib.crc32(header)
+    mbr = bytes(446) + struct.pack("<BBBBBBBBII", 0, 0, 2, 0, 0xEE, 255, 255, 255, 1, last) + bytes(48) + b"\x55\xaa"
+    disk.write(mbr + struct.pack("<8sIIIIQQQQ16sQIII", *fields).ljust(512, b"\0") + entries, 0)
+
+
+def our_label_and_files(disk: Disk) -> None:
+    sh("mkfs.xfs", "-q", "-L", "judge-nvme", disk.loop)
+    elsewhere = disk.mount_path.with_suffix(".x")
+    elsewhere.mkdir()
+    sh("mount", disk.loop, elsewhere)
+    (elsewhere / "precious").touch()
+    sh("umount", elsewhere)
+
+
+CONTENTS: dict[str, tuple[Callable[[Disk], object], str]] = {
+    "ext4": (lambda d: sh("mkfs.ext4", "-q", d.loop), "it carries ext4"),
+    "xfs of somebody else": (lambda d: sh("mkfs.xfs", "-q", "-L", "data", d.loop), "it carries xfs"),
+    "swap": (lambda d: sh("mkswap", d.loop), "it carries swap"),
+    "gpt": (gpt, "gpt"),
+    "mbr": (lambda d: d.write(bytes(446) + struct.pack("<BBBBBBBBII", 0, 1, 1, 0, 0x83, 9, 9, 9, 2048, 9999) + bytes(48)
+                              + b"\x55\xaa", 0), "dos"),
+    "lvm": (lambda d: d.write(b"LABELONE" + struct.pack("<QII8s", 1, 0, 32, b"LVM2 001") + b"x" * 32, 512),
+            "it carries LVM2_member"),
+    "raw data in the middle": (lambda d: d.write(os.urandom(512), 7 << 20), "data without a signature at byte"),
+    "one byte at the very end": (lambda d: d.write(bytes(511) + b"\1", SIZE - 512), f"at byte {SIZE - (1 << 20)}"),
+    "our label and files, no marker": (our_label_and_files, "its marker file is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_disk_with_data_is_refused_and_stays_byte_for_byte(disk: Disk, content: str) -> None:
+    write, text = CONTENTS[content]
+    write(disk)
+    before = disk.digest()
+    for more in ((), ("--check",), ("--fstype", "ext4")):
+        code, result = disk.ensure(*more)
+        assert (code, result["ok"], result["changed"], result["state"]) == (3, False, False, "foreign"), result
+        assert result["reason"] == "DISK_FOREIGN_DATA"
+        assert text in result["message"]
+    assert disk.digest() == before
+    assert not disk.mounted() and not disk.mount_path.exists()
+
+
+def test_disk_with_a_partition_that_the_kernel_knows_is_busy(disk: Disk) -> None:
+    gpt(disk)
+    sh("losetup", "--detach", disk.loop)
+    disk.loop = sh("losetup", "--find", "--show", "--partscan", disk.image)
+    disk.link.unlink()
+    disk.link.symlink_to(disk.loop)
+    code, result = disk.ensure()
+    if not list(Path(f"/sys/block/{Path(disk.loop).name}").glob("loop*p1")):
+        assert result["reason"] == "DISK_FOREIGN_DATA"  # this kernel reads no GPT
+        return
+    assert (code, result["reason"]) == (3, "DISK_BUSY")
+
+
+def test_disk_mounted_elsewhere_is_refused(disk: Disk) -> None:
+    sh("mkfs.ext4", "-q", disk.loop)
+    elsewhere = disk.mount_path.with_suffix(".elsewhere")
+    elsewhere.mkdir()
+    sh("mount", disk.loop, elsewhere)
+    try:
+        code, result = disk.ensure()
+    finally:
+        sh("umount", elsewhere)
+    assert (code, result["reason"]) == (3, "DISK_BUSY")
+    assert f"it is mounted at {elsewhere}" in result["message"]
+
+
+def test_disk_mounted_in_another_namespace_is_refused(disk: Disk) -> None:
+    sh("mkfs.ext4", "-q", disk.loop)
+    script = f"mount {disk.loop} {disk.image.parent}/by-id && echo ready && read -r _"
+    other = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert other.stdin is not None and other.stdout is not None
+    try:
+        assert other.stdout.readline() == "ready\n"
+        code, result = disk.ensure()
+    finally:
+        other.stdin.close()
+        other.wait()
+        other.stdout.close()
+    assert (code, result["reason"]) == (3, "DISK_BUSY")
+    assert "a mount in another namespace, holds it exclusively" in result["message"]
+
+
+def test_blank_disk_that_another_program_holds_is_refused(disk: Disk) -> None:
+    holder = os.open(disk.loop, os.O_RDONLY | os.O_EXCL)
+    try:
+        code, result = disk.ensure()
+    finally:
+        os.close(holder)
+    assert (code, result["reason"], result["state"]) == (3, "DISK_BUSY", "foreign")
+    assert disk.ensure()[0] == 0
+
+
+def test_read_error_is_not_taken_for_zeros(disk: Disk) -> None:
+    os.truncate(disk.image, SIZE // 2)  # the loop device keeps its size, and reads behind the end fail
+    code, result = disk.ensure()
+    assert (code, result["reason"], result["state"]) == (3, "DISK_UNKNOWN", "degraded")
+    assert "it cannot be read: Input/output error" in result["message"]
+
+
+def test_disk_under_the_running_system_is_refused(disk: Disk) -> None:
+    source = sh("findmnt", "-n", "-o", "SOURCE", "/")
+    if not Path(source).is_block_device():
+        pytest.skip(f"the root filesystem is {source}, which is on no block device here")
+    code, result = node("disks", "ensure", "--mount-path", disk.mount_path, "--device", source)
+    assert code in (2, 3) and not result["ok"]
+    assert "the running system is on it" in result["message"] or "wanted a whole disk" in result["message"]
+
+
+def test_read_only_disk_is_refused(disk: Disk) -> None:
+    sh("blockdev", "--setro", disk.loop)
+    code, result = disk.ensure()
+    sh("blockdev", "--setrw", disk.loop)  # the flag outlives the detached loop device
+    assert (code, result["reason"]) == (3, "DISK_UNKNOWN")
+
+
+def test_unmounted_disk_of_ours_is_mounted_again_with_its_files(disk: Disk) -> None:
+    disk.ensure()
+    (disk.mount_path / "kept").write_text("kept")
+    sh("umount", disk.mount_path)
+    code, status = disk.status()
+    assert (code, status["reason"], status["state"]) == (1, "MOUNT_MISSING", "ours")
+    assert status["repair"] == f"judge-node disks ensure --mount-path {disk.mount_path} --device {disk.link}"
+    code, result = disk.ensure()
+    assert (code, result["changed"], result["facts"]["steps"]) == (
+        0,
+        True,
+        [f"mount it at {disk.mount_path} with noatime"],
+    )
+    assert (disk.mount_path / "kept").read_text() == "kept"
+
+
+def test_nothing_can_be_written_below_the_mount_path_while_it_is_not_mounted(disk: Disk) -> None:
+    disk.ensure()
+    sh("umount", disk.mount_path)
+    if "i" not in sh("lsattr", "-d", disk.mount_path).split(" ")[0]:
+        pytest.skip("the filesystem of the mount point has no attributes")
+    with pytest.raises(PermissionError):
+        (disk.mount_path / "hub").mkdir()
+
+
+def test_disk_that_came_back_blank_is_prepared_again(disk: Disk) -> None:
+    disk.ensure()
+    first = sh("blkid", "-s", "UUID", "-o", "value", disk.loop)
+    sh("umount", disk.mount_path)
+    sh("losetup", "--detach", disk.loop)
+    os.truncate(disk.image, 0)
+    os.truncate(disk.image, SIZE)
+    disk.loop = sh("losetup", "--find", "--show", disk.image)
+    disk.link.unlink()
+    disk.link.symlink_to(disk.loop)
+    assert disk.ensure()[0] == 0
+    assert sh("blkid", "-s", "UUID", "-o", "value", disk.loop) != first
+
+
+def test_filesystem_left_without_marker_by_a_cut_run_is_finished(disk: Disk) -> None:
+    sh("mkfs.xfs", "-q", "-L", "judge-nvme", disk.loop)
+    made = sh("blkid", "-s", "UUID", "-o", "value", disk.loop)
+    code, result = disk.ensure()
+    assert (code, result["changed"], result["facts"]["fs_uuid"]) == (0, True, made)
+    assert (disk.mount_path / ".judge-bootstrap.json").exists()
+
+
+def test_marker_of_another_filesystem_proves_nothing(disk: Disk) -> None:
+    disk.ensure()
+    sh("umount", disk.mount_path)
+    sh("xfs_admin", "-U", "generate", disk.loop)
+    code, result = disk.ensure()
+    assert (code, result["reason"]) == (3, "DISK_FOREIGN_DATA")
+    assert "its marker file is mismatch" in result["message"]
+
+
+def test_other_filesystem_at_the_mount_path_is_refused(disk: Disk) -> None:
+    disk.mount_path.mkdir()
+    sh("mount", "-t", "tmpfs", "tmpfs", disk.mount_path)
+    before = disk.digest()
+    code, result = disk.ensure()
+    assert (code, result["reason"]) == (3, "MOUNT_WRONG_DEVICE")
+    assert disk.digest() == before
+
+
+def test_files_below_the_unmounted_path_are_not_hidden(disk: Disk) -> None:
+    disk.mount_path.mkdir()
+    (disk.mount_path / "precious").touch()
+    before = disk.digest()
+    code, result = disk.ensure()
+    assert (code, result["reason"]) == (3, "MOUNT_POINT_IN_USE")
+    assert disk.digest() == before
+
+
+def test_ext4_is_not_made_over_a_filesystem_that_appeared_in_the_last_moment(disk: Disk) -> None:
+    """The gap of the hand-over: what apply() starts refuses by itself, also where mkfs.ext4 would not on a pipe."""
+    program = (
+        "import sys; from judge_node.disks import apply, probe, facts; from judge_node.result import NodeError\n"
+        "hold = probe.Hold(sys.argv[1]); hold.acquire(); real = apply.mkfs_command\n"
+        "def late(*args):\n"
+        "    import subprocess; hold.release_exclusive()\n"
+        "    subprocess.run(['mkfs.ext4', '-q', '-L', 'precious', sys.argv[1]], check=True)\n"
+        "    return real(*args)\n"
+        "apply.mkfs_command = late\n"
+        "lock = open('/dev/null')\n"
+        "try: apply._format(hold, sys.argv[2], lock.fileno())\n"
+        "except NodeError as error: print(error.reason)\n"
+    )
+    for fstype in ("ext4", "xfs"):
+        done = subprocess.run([sys.executable, "-c", program, disk.loop, fstype], capture_output=True, text=True,
+                              env={"PYTHONPATH": str(PYTOOL), "PATH": os.environ["PATH"]})  # fmt: skip
+        assert done.stdout == "FS_CREATE_FAILED\n", done.stderr
+        assert sh("blkid", "-p", "-s", "LABEL", "-o", "value", disk.loop) == "precious"
+        sh("wipefs", "-a", disk.loop)
+
+
+def test_killed_at_any_moment_the_next_run_finishes(disk: Disk) -> None:
+    argv = [sys.executable, "-m", "judge_node", "disks", "ensure", *map(str, disk.selection)]
+    chance = random.Random(11)
+    for kind in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(
+            argv,
+            env={"PYTHONPATH": str(PYTOOL), "PATH": os.environ["PATH"]},
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(chance.uniform(0.03, 0.4))
+        os.killpg(process.pid, kind)
+        assert process.wait() in (0, 130, -signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT)
+        code, result = disk.ensure()
+        assert (code, result["state"]) == (0, "ours"), result
+        sh("umount", disk.mount_path)
+        sh("wipefs", "-a", disk.loop)
+        sh("fallocate", "--punch-hole", "--offset", "0", "--length", str(SIZE), disk.loop)
+
+
+# What a lab node is: a /dev of its own with one disk in it, while /sys shows every device of the kernel.
+_PRIVATE_DEV = """
+mount -t tmpfs tmpfs /dev && mkdir -p /dev/pts /dev/disk/by-id
+mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9
+mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts && ln -s pts/ptmx /dev/ptmx
+mknod "/dev/$1" b "$2" "$3" && ln -s "../../$1" /dev/disk/by-id/lab-instance-store-1
+for run in 1 2; do
+  "$4" -m judge_node disks ensure --mount-path "$5" --device /dev/disk/by-id/lab-instance-store-1 --json
+done
+"$4" -m judge_node disks status --mount-path "$5" --json
+umount "$5"
+"""
+
+
+def test_private_dev_of_a_lab_node_is_enough(disk: Disk, make_disk: Callable[[], Disk]) -> None:
+    other = make_disk()
+    sh("mkfs.ext4", "-q", other.loop)
+    name = Path(disk.loop).name
+    major, minor = Path(f"/sys/block/{name}/dev").read_text().strip().split(":")
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-e", "-c", _PRIVATE_DEV, "sh", name, major, minor,
+         sys.executable, str(disk.mount_path)],
+        capture_output=True, text=True, env={"PYTHONPATH": str(PYTOOL), "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["changed"], r["state"]) for r in results[:2]] == [(True, "ours"), (False, "ours")], done.stderr
+    assert results[2]["reason"] == "DISK_NONE", "no disk of this machine is instance store by its model"
+    assert other.digest()
+    assert not disk.mounted(), "the mount was made in the caller's mount namespace"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--mount-path", "relative"), "wanted an absolute path such as /mnt/nvme"),
+        (("--mount-path", "/mnt/../etc"), "wanted an absolute path"),
+        (("--mount-path", "/"), "wanted an absolute path"),
+        (("--mount-path", "/usr/local"), "which the system lives in"),
+        (("--mount-path", "/var/lib"), "which the system lives in"),
+        (("--mount-path", "/mnt/a b"), "wanted an absolute path"),
+        (("--mount-path", "/mnt/x\n"), "wanted an absolute path"),
+        (("--mount-path", "/mnt/x", "--device", "/etc/hostname"), "--device /etc/hostname is not a block device"),
+        (("--mount-path", "/mnt/x", "--fstype", "btrfs"), "invalid choice: 'btrfs'"),
+        (("--mount-path", "/mnt/x", "--force"), "unrecognized arguments: --force"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(make_disk: object, arguments: tuple[str, ...], message: str) -> None:
+    code, result = node("disks", "ensure", *arguments)
+    assert (code, result["ok"], result["reason"]) == (2, False, None)
+    assert message in result["message"] and result["repair"]
+
+
+def test_device_that_is_not_there_is_none(make_disk: object) -> None:
+    code, result = node("disks", "ensure", "--mount-path", "/mnt/x", "--device", "/dev/disk/by-id/gone")
+    assert (code, result["reason"], result["state"]) == (1, "DISK_NONE", "absent")
+    assert "no disk matches device /dev/disk/by-id/gone" in result["message"]
