@@ -86,7 +86,7 @@ class Drill:
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120.0) -> tuple[int, dict[str, Any]]:
-    """Wait for a CLI to end; return its exit code and JSON answer. Raises AssertionError with stderr if there is none."""
+    """Wait for a CLI to end; return its exit code and JSON answer. Raises AssertionError if there is none."""
     stdout, stderr = process.communicate(timeout=seconds)
     try:
         answer = json.loads(stdout)
@@ -97,7 +97,7 @@ def finish(process: subprocess.Popen[str], seconds: float = 120.0) -> tuple[int,
 
 
 def interrupt(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> None:
-    """Send a signal to the CLI alone: ansible-playbook has a session of its own and would not get a terminal's Ctrl-C."""
+    """Send a signal to the CLI alone: ansible-playbook has its own session and would not get a terminal's Ctrl-C."""
     process.send_signal(number)
 
 

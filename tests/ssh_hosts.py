@@ -6,6 +6,7 @@ Nothing of the machine is changed: /usr/local/lib and /usr/local/bin are empty t
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 SSHD = "/usr/sbin/sshd"
 # Every process that sshd starts on a host carries it, so that what is left of a run can be counted.
@@ -140,7 +142,7 @@ class Hosts:
 
 @contextlib.contextmanager
 def ssh_hosts(root: Path, count: int, *, env: str = "drill",
-              variables: dict[str, str] | None = None) -> Iterator[Hosts]:
+              variables: dict[str, Any] | None = None) -> Iterator[Hosts]:
     """Have `count` hosts, node-1 and so on, and an inventory folder with the environment `env` that names them."""
     Path("/run/sshd").mkdir(exist_ok=True)  # sshd does not start without it, even where it does not use it
     root.mkdir(parents=True, exist_ok=True)
@@ -185,7 +187,7 @@ def _host(root: Path, name: str) -> Host:
     return Host(name, folder, store, port, mark, holder)
 
 
-def _write_inventory(found: Hosts, env: str, variables: dict[str, str]) -> None:
+def _write_inventory(found: Hosts, env: str, variables: dict[str, Any]) -> None:
     folder = found.inventory / env
     (folder / "group_vars").mkdir(parents=True)
     key = (found.root / "host_key.pub").read_text().split()
@@ -196,12 +198,12 @@ def _write_inventory(found: Hosts, env: str, variables: dict[str, str]) -> None:
         lines += [f"    {host.name}:", "      ansible_host: 127.0.0.1", f"      ansible_port: {host.port}",
                   f"      model_cache_dir: {host.store}/hub", f"      nvme_mount_path: {host.store}"]
     (folder / "hosts.yml").write_text("\n".join(lines) + "\n")
-    settings = {
-        "ansible_user": "root", "ansible_become": "false", "ansible_python_interpreter": sys.executable,
+    settings: dict[str, Any] = {
+        "ansible_user": "root", "ansible_become": False, "ansible_python_interpreter": sys.executable,
         "ansible_ssh_private_key_file": f"{found.root}/user_key",
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={found.root}/known_hosts -o IdentitiesOnly=yes",
         **variables}
     (folder / "group_vars" / "all.yml").write_text("\n".join([
-        *(f'{name}: "{value}"' if name != "ansible_become" else f"{name}: {value}" for name, value in settings.items()),
+        *(f"{name}: {json.dumps(value)}" for name, value in settings.items()),
         "judge_environment:", "  production: false", "  provider: aws", "  region: us-east-1",
         f"  expected_hosts: {len(found.hosts)}", "  appconfig: null", ""]))

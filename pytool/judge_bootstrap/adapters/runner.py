@@ -59,6 +59,7 @@ class Event:
     task: str | None = None
     play: str | None = None
     role: str | None = None
+    action: str | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
     ignored: bool = False
     stats: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -262,7 +263,7 @@ def to_event(raw: Mapping[str, Any]) -> Event:
     return Event(
         kind=str(raw.get("event", "")), host=data.get("host"), task=data.get("task") or data.get("name"),
         play=data.get("play") or (data.get("name") if raw.get("event") == "playbook_on_play_start" else None),
-        role=data.get("role"), result=result if isinstance(result, Mapping) else {},
+        role=data.get("role"), action=data.get("task_action"), result=result if isinstance(result, Mapping) else {},
         ignored=bool(data.get("ignore_errors")), stats=stats, stdout=str(raw.get("stdout") or ""))
 
 

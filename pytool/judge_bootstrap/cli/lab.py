@@ -112,13 +112,12 @@ def down(app: AppContext) -> None:
 def status(app: AppContext) -> None:
     """Show what runs and where, and what stands in for what."""
     site = _named(app, "status")
-    found = call(site.status)
+    found = {**call(site.status), "stand_ins": call(site.stand_ins)}
     if app.json:
-        _answer(app, status=found, stand_ins=call(site.stand_ins))
+        _answer(app, status=found, stand_ins=found["stand_ins"])
         return
     for line in _tree(found):
         app.say(line)
-    app.say("Stand-ins: " + "; ".join(call(site.stand_ins)))
 
 
 @lab.command()
@@ -137,12 +136,15 @@ def env(app: AppContext) -> None:
 
 
 @lab.command()
-@click.argument("verb", type=click.Choice(NODE_VERBS))
+@click.argument("verb", type=click.Choice(NODE_VERBS), metavar="VERB")
 @click.argument("name", metavar="NODE")
 @global_options
 @pass_app
 def node(app: AppContext, verb: str, name: str) -> None:
-    """Do to a node what a cloud does: stop, start (its disks come back blank), add, kill, or cut it off the network."""
+    """Do to a node what a cloud does to it.
+
+    VERB is stop, start (its disks come back blank), add, kill, or cut (off the network).
+    """
     site = _named(app, "node")
     call(site.node, verb, name)
     if app.json:

@@ -18,7 +18,8 @@ COMMANDS = {
     "run": ("judge_bootstrap.cli.run:run", "Run single playbooks: one link of the chain, or a repair."),
     "plan": ("judge_bootstrap.cli.run:plan", "Show what a run would change, without changing anything."),
     "config": ("judge_bootstrap.cli.config:config", "Show the settings: each value, its source and its age."),
-    "doctor": ("judge_bootstrap.cli.doctor:doctor", "Check the prerequisites; report every problem at once."),
+    "doctor": ("judge_bootstrap.cli.doctor:doctor",
+               "Check what a run needs: tools, AWS identity, AppConfig, inventory, cluster, GPU nodes."),
     "lab": ("judge_bootstrap.cli.lab:lab", "Bring the local environment up or down, and drive its nodes."),
 }
 

@@ -77,7 +77,7 @@ class Lines:
         if event.kind in ("verbose", "error"):
             return event.stdout.rstrip() if self.verbose >= 2 else ""
         word = outcome_word(event)
-        if word is None or (word == "skipped" and not self.verbose):
+        if word is None or (not self.verbose and (word == "skipped" or is_bookkeeping(event))):
             return ""
         line = f"{event.host}: {word}: {event.task}"
         said = event_text(event)
@@ -152,6 +152,11 @@ class Table:
         return grid
 
 
+def is_bookkeeping(event: Event) -> bool:
+    """Tell whether a task only checks a role's own interface: of no interest unless it fails."""
+    return event.kind == "runner_on_ok" and (event.action or "").endswith("validate_argument_spec")
+
+
 def outcome_word(event: Event) -> str | None:
     """Return ok, changed, failed, ignored, skipped or unreachable; None for an event that is no outcome."""
     if event.kind == "runner_on_ok":
@@ -204,7 +209,7 @@ def recap(app: AppContext, result: RunResult, next_steps: Sequence[str]) -> None
     if result.hosts:
         _hosts_table(app, result)
     app.say(_total(result))
-    failed = {name: host for name, host in result.hosts.items() if not host.ok}
+    failed = {} if result.interrupted else {name: host for name, host in result.hosts.items() if not host.ok}
     for name, host in failed.items():
         click.echo(redactor().clean(f"Error: {name}: {_with_reason(host)}"), err=True)
         if host.repair:
@@ -236,8 +241,10 @@ def _hosts_table(app: AppContext, result: RunResult) -> None:
     for name, host in result.hosts.items():
         style = "red" if not host.ok else "yellow" if host.changed else "green"
         failures = host.counts.get("failures", 0) + host.counts.get("dark", 0)
+        # What went wrong follows below the table, in full.
+        message = redactor().clean(host.message) if host.ok else host.reason or "failed"
         table.add_row(Text(name, style=style), str(host.counts.get("ok", 0)), str(host.counts.get("changed", 0)),
-                      str(failures), host.state or "-", Text(redactor().clean(_with_reason(host))))
+                      str(failures), host.state or "-", Text(message))
     app.console().print(table)
 
 

@@ -189,6 +189,7 @@ def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bo
     """Return the RunResult: what the hosts reported, and what went wrong beside them."""
     from judge_bootstrap.core.result import INTERRUPTED, RunResult, one_line
 
+    collector.interrupted = ended.interrupted
     hosts = collector.outcomes()
     reason = hint = None
     message = ""

@@ -105,6 +105,7 @@ class _Host:
     unreachable: str | None = None
     role: str | None = None
     changed: bool = False
+    stopped_by: Any = None
 
 
 class Collector:
@@ -113,17 +114,23 @@ class Collector:
     def __init__(self, env: str, playbooks: Sequence[str], expected: Collection[str], *, check: bool = False) -> None:
         """`expected`: the hosts that the inventory gave for this run's limit; `playbooks`: their names, as typed."""
         self.check = check
+        self.interrupted = False
         self.env = env
         self.playbooks = tuple(playbooks)
         self.expected = list(expected)
         self.changes: list[Change] = []
         self.counts: dict[str, Mapping[str, int]] = {}
         self._hosts: dict[str, _Host] = {}
+        self._last_failure: Any = None
 
     def add(self, event: Any) -> None:
         """Take one event (adapters.runner.Event)."""
         if event.stats:
             self.counts = dict(event.stats)
+        if event.kind == "playbook_on_no_hosts_remaining":
+            # A task that runs once for all (run_once) fails on one host, and Ansible counts no failure for the others.
+            for name in self.expected:
+                self._hosts.setdefault(name, _Host()).stopped_by = self._last_failure
         if not event.host or event.kind not in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable"):
             return
         host = self._hosts.setdefault(event.host, _Host())
@@ -135,6 +142,7 @@ class Collector:
             host.role = event.role
         elif event.kind == "runner_on_failed" and not event.ignored:
             host.failure, host.role = event, event.role
+            self._last_failure = event
         elif event.kind == "runner_on_ok" and event.result.get("changed"):
             host.changed = True
             self.changes.append(Change(event.host, event.task or "", diff_text(event.result)))
@@ -156,6 +164,11 @@ class Collector:
         if counts.get("failures") or (host.failure is not None and not counts):
             return self._failed(name, host, changed, counts)
         # A play that proves something skips it all in check mode: there the host has been asked, and that is all.
+        if host.stopped_by is not None:
+            return self._failed(name, _Host(failure=host.stopped_by, role=host.stopped_by.role), changed, counts)
+        if not counts and self.interrupted:
+            return HostOutcome(False, changed, verdict.get("state"), INTERRUPTED, "interrupted before it was done",
+                               self._repair(name, host.role), counts)
         if not counts.get("ok") and not (self.check and counts.get("skipped")):
             return HostOutcome(False, changed, verdict.get("state"), SILENT,
                                "the inventory names this host, but no task reported from it",
@@ -169,11 +182,17 @@ class Collector:
         found = next((answer for answer in answers(host.failure.result) if answer.get("failed")), host.failure.result)
         judge = found.get("judge")
         verdict: Mapping[str, Any] = judge if isinstance(judge, Mapping) else {}
-        message = verdict.get("message") or failure_text(found) or f"task {host.failure.task!r} failed"
-        if not verdict:
+        reason, repair = (verdict.get(key) or found.get(key) for key in ("reason", "repair"))
+        reason, repair = (str(value) if value else None for value in (reason, repair))
+        said = verdict.get("message") or failure_text(found) or f"task {host.failure.task!r} failed"
+        # Modules say both in their text too, for people who run ansible-playbook by hand.
+        message = str(said).removeprefix(f"{reason}: ").removesuffix(f" (repair: {repair})")
+        if not reason:
             message = f"{host.failure.task}: {message}"
-        return HostOutcome(False, changed, verdict.get("state"), verdict.get("reason"), str(message),
-                           verdict.get("repair") or self._repair(name, host.role), counts)
+        if host.failure.host not in (None, name):
+            message += f" (once for all hosts, from {host.failure.host})"
+        return HostOutcome(False, changed, verdict.get("state"), reason, message,
+                           repair or self._repair(name, host.role), counts)
 
     def _repair(self, name: str, role: str | None) -> str:
         if role in ("nvme", "model_cache", "vllm_k8s"):

@@ -25,6 +25,7 @@ def test_env_prints_lines_that_a_shell_can_eval(desk: Desk) -> None:
 def test_status_shows_nested_values_as_indented_lines(desk: Desk) -> None:
     output = desk.invoke("lab", "status").stdout
     assert "nodes:\n  node-1:\n    state: running\n    address: 10.77.0.11\nservers:\n  - aws\n  - hub\n" in output
+    assert output.endswith("stand_ins:\n  - AWS: moto\n  - GPU: a device plugin\n")
 
 
 def test_status_as_json_is_the_status_itself(desk: Desk) -> None:

@@ -54,7 +54,7 @@ def test_version_names_the_program_and_its_version(desk: Desk) -> None:
 
 
 def test_help_lists_every_command_with_the_first_line_of_its_own_help(desk: Desk) -> None:
-    output = desk.invoke("--help").output
+    output = " ".join(desk.invoke("--help").output.split())
     ctx = click.Context(cli)
     for name, (_, line) in COMMANDS.items():
         command = cli.get_command(ctx, name)

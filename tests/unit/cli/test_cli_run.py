@@ -341,3 +341,33 @@ def test_playbook_names_complete() -> None:
     from judge_bootstrap.cli.run import complete_playbook, run
     ctx = click.Context(run)
     assert "nvme" in complete_playbook(ctx, run.params[0], "nv")
+
+
+def test_a_task_that_runs_once_for_all_fails_every_host(desk: Desk) -> None:
+    denied = failed("node-1", "Resolve the revision", role="model_cache", reason="SOURCE_DENIED", repair="set HF_TOKEN",
+                    msg="SOURCE_DENIED: 401 for org/name (repair: set HF_TOKEN)")
+    desk.runner.events = [ok("node-1"), ok("node-2"), denied, Event("playbook_on_no_hosts_remaining"),
+                          stats(node_1={"ok": 1, "failures": 1}, node_2={"ok": 1})]
+    desk.runner.ended = Ended(2)
+    result, answer = desk.invoke_json("--env", "prod")
+    assert result.exit_code == 1
+    first, second = answer["hosts"]["node-1"], answer["hosts"]["node-2"]
+    assert (first["reason"], first["message"], first["repair"]) == ("SOURCE_DENIED", "401 for org/name", "set HF_TOKEN")
+    assert (second["ok"], second["reason"]) == (False, "SOURCE_DENIED")
+    assert second["message"] == "401 for org/name (once for all hosts, from node-1)"
+
+
+def test_bookkeeping_tasks_are_shown_only_with_v(desk: Desk) -> None:
+    checked = Event("runner_on_ok", host="node-1", task="Validating arguments",
+                    action="ansible.builtin.validate_argument_spec")
+    desk.runner.events = [checked, ok("node-1"), ok("node-2"), stats(node_1=OK, node_2=OK)]
+    assert "Validating" not in desk.invoke("--env", "prod").stderr
+    assert "node-1: ok: Validating arguments\n" in desk.invoke("--env", "prod", "-v").stderr
+
+
+def test_an_interrupted_run_does_not_call_hosts_silent(desk: Desk) -> None:
+    desk.runner.events = [ok("node-1")]
+    desk.runner.ended = Ended(None, interrupted=True)
+    result, answer = desk.invoke_json("--env", "prod")
+    assert answer["hosts"]["node-1"]["reason"] == "INTERRUPTED"
+    assert result.stderr.count("Error:") == 1

@@ -1,0 +1,55 @@
+"""No planted secret shows up anywhere, whatever verb runs and however it ends; and the search would find one."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from secret_drill import Watch, canaries, scenarios, secret_drill, verbs
+from ssh_hosts import can_run
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch(canaries(), set())
+
+
+def test_every_verb_of_the_cli_has_a_scenario() -> None:
+    assert verbs() - {scenario.verb for scenario in scenarios("typed")} == set()
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2, 3])
+def test_the_search_finds_a_secret_in_base64_at_any_alignment(watch: Watch, shift: int) -> None:
+    secret = watch.secrets["HF_TOKEN"].encode()
+    watch.look("x", "stdout", b"data: " + base64.b64encode(b"user:"[:shift] + secret + b" and more"))
+    assert {finding.canary for finding in watch.findings} == {"HF_TOKEN"}
+
+
+def test_the_search_finds_a_secret_that_is_quoted_for_a_url(watch: Watch) -> None:
+    watch.look("x", "stdout", quote(watch.secrets["AWS_SECRET_ACCESS_KEY"], safe="").encode())
+    assert {finding.canary for finding in watch.findings} == {"AWS_SECRET_ACCESS_KEY"}
+
+
+def test_the_search_finds_a_secret_in_an_argument_and_in_a_file(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "left").write_text(f"x{watch.secrets['KUBE_TOKEN']}x")
+    watch.look_at_files("x", tmp_path)
+    command = [sys.executable, "-c", "input()", watch.secrets["TYPED_TOKEN"]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        watch.look_at_processes("x", cli_pid=0)
+        other.communicate(b"\n")
+    assert {finding.canary for finding in watch.findings} == {"KUBE_TOKEN", "TYPED_TOKEN"}
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not can_run(), reason="needs root, sshd and unshare")
+def test_no_secret_is_found_in_any_verb_and_ending(tmp_path: Path) -> None:
+    with secret_drill(tmp_path) as field:
+        for scenario in scenarios(field.watch.secrets["TYPED_TOKEN"]):
+            field.play(scenario)
+        assert field.watch.findings == set()
+        assert field.watch.samples > 100
