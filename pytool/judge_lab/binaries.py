@@ -99,7 +99,7 @@ def unpack(archive: Path, folder: Path, wanted: Mapping[str, str]) -> None:
                     return
     except (OSError, EOFError, tarfile.TarError) as err:
         raise LabError(f"cannot read {archive}: {err}", hint=HOW_TO_GET) from err
-    raise LabError(f"{archive} has no {', '.join(left)}", hint=HOW_TO_GET)
+    raise LabError(f"{archive} has no {', '.join(left)}, or is cut off", hint=HOW_TO_GET)
 
 
 def _keep(source: IO[bytes], target: Path, expected: str, what: str) -> None:

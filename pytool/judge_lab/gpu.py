@@ -25,6 +25,7 @@ from judge_lab.images import CONTAINER_VLLM_DIR
 RESOURCE = "nvidia.com/gpu"
 SOCKET = "judge-lab-gpu.sock"
 DEVICE = "judge-lab-gpu-0"
+_POLL_SECONDS = 0.3
 # One GiB is far more than the tiny model can use. Without `nobind` the vLLMs of two nodes would choose the same core.
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
@@ -124,20 +125,21 @@ def register() -> None:
         channel.unary_unary("/v1beta1.Registration/Register")(register_request(), timeout=5)
 
 
-def serve(vllm: str) -> None:
-    """Serve for ever; announce anew whenever kubelet starts, because it deletes all plugins' sockets then."""
-    while True:
-        while not Path("kubelet.sock").exists():
-            threading.Event().wait(0.5)
+def serve(vllm: str, ended: threading.Event) -> None:
+    """Serve in the current directory until `ended`; announce anew whenever kubelet starts, which deletes our socket."""
+    while not ended.is_set():
+        if not Path("kubelet.sock").exists():
+            ended.wait(_POLL_SECONDS)
+            continue
         Path(SOCKET).unlink(missing_ok=True)
         plugin = Plugin(vllm)
         plugin.start()
         try:
             register()
-            while Path(SOCKET).exists():
-                threading.Event().wait(0.5)
+            while Path(SOCKET).exists() and not ended.wait(_POLL_SECONDS):
+                pass
         except grpc.RpcError:
-            threading.Event().wait(0.5)  # kubelet's old socket, or it is not ready yet
+            ended.wait(_POLL_SECONDS)  # the socket of a kubelet that is gone, or it is not ready yet
         plugin.stop()
 
 
@@ -153,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     Path(options.folder).mkdir(parents=True, exist_ok=True)
     os.chdir(options.folder)
-    serve(options.vllm)
+    serve(options.vllm, threading.Event())
     return 0
 
 

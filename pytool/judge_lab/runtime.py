@@ -21,7 +21,7 @@ TORCH_VERSION = "2.13.0+cpu"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # torch is pinned apart from the rest. The other three have no working CPU file on PyPI (vLLM dies at import with them),
 # and a text-only judge needs none of them.
-_LEFT_OUT = re.compile(r"(torch|torchaudio|torchvision|torchcodec)\b")
+_LEFT_OUT = re.compile(r"(torch|torchaudio|torchvision|torchcodec)(?![\w.-])")
 
 
 def folder() -> Path:
