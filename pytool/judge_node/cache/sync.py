@@ -13,6 +13,7 @@ from ..disks.facts import format_size
 from ..files import fsync_directory, make_directory
 from ..locking import locked
 from ..result import NodeError, Result
+from .contents import check_shards
 from .manifest import File, Manifest
 from .store import Store, check_not_on_root
 
@@ -165,6 +166,7 @@ def _sync_locked(
     if work.fetch:
         did.update(_Fetching(store, manifest, source, retry, report).run(work.fetch))
     if work.publish:
+        check_shards(store, manifest)
         store.publish(manifest)
     left = store.snapshot_problems(manifest)
     if left:

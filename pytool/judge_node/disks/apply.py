@@ -54,8 +54,8 @@ def apply(plan: Plan, host: Host, wanted: Wanted, hold: Hold | None, lock_fd: in
     if names & {MARK, RESTRICT}:
         os.chown(path, 0, 0)
         path.chmod(0o755)
-    if PERSIST in names:
-        _checked(["systemctl", "enable", host.unit_name])
+    if PERSIST in names and MOUNT not in names:
+        _enable(host.unit_name)
     return fs_uuid
 
 
@@ -159,7 +159,7 @@ def _mount(host: Host, node: str, fs_uuid: str, wanted: Wanted) -> None:
     """
     if host.systemd:
         run(["udevadm", "settle", "--timeout=10"])  # the by-uuid link appears through udev
-        _checked(["systemctl", "start", host.unit_name])
+        _enable(host.unit_name)
         return
     now = read_signatures(node)
     if now.fs_uuid != fs_uuid:
@@ -194,6 +194,10 @@ def _mark(path: Path, disk: Disk, fs_uuid: str, wanted: Wanted) -> None:
 def _write_unit(name: str, text: str) -> None:
     write_file(UNIT_FOLDER / name, text.encode())
     _checked(["systemctl", "daemon-reload"])
+
+
+def _enable(name: str) -> None:
+    _checked(["systemctl", "enable", "--now", name])
 
 
 def _checked(argv: list[str]) -> None:

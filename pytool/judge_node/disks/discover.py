@@ -58,7 +58,10 @@ def discover(wanted: Wanted, system: System | None = None) -> Iterator[Found]:
 
 
 def _unit_now(name: str) -> str | None:
+    """Return the mount unit's text if it is enabled; one that is not does nothing at boot and counts as missing."""
     try:
+        if not (UNIT_FOLDER / "multi-user.target.wants" / name).is_symlink():
+            return None
         return (UNIT_FOLDER / name).read_text()
     except OSError:
         return None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_node.disks.unit import unit_name
 
 pytestmark = pytest.mark.root
 PYTOOL = Path(__file__).parents[3] / "pytool"
@@ -430,6 +431,65 @@ def test_private_dev_of_a_lab_node_is_enough(disk: Disk, make_disk: Callable[[],
     assert results[2]["reason"] == "DISK_NONE", "no disk of this machine is instance store by its model"
     assert other.digest()
     assert not disk.mounted(), "the mount was made in the caller's mount namespace"
+
+
+# What stands in for systemd: `enable --now` mounts what the unit says, and makes the link of its [Install].
+_SYSTEMCTL = """#!/bin/sh -e
+echo "$*" >> "$LOG"
+[ "$1" = enable ] || exit 0
+[ -z "$BROKEN" ] || { echo "Unit is masked" >&2; exit 1; }
+unit=$UNITS/$3
+where=$(sed -n 's/^Where=//p' "$unit"); uuid=$(sed -n 's,^What=/dev/disk/by-uuid/,,p' "$unit")
+mkdir -p "$UNITS/multi-user.target.wants"; ln -sfn "$unit" "$UNITS/multi-user.target.wants/$3"
+[ "$(blkid -p -s UUID -o value "$DEVICE")" = "$uuid" ]
+mountpoint -q "$where" || mount -o "$(sed -n 's/^Options=//p' "$unit")" "$DEVICE" "$where"
+"""
+_WITH_SYSTEMD = """
+import os, pathlib, sys
+from judge_node.disks import apply, discover
+apply.UNIT_FOLDER = discover.UNIT_FOLDER = pathlib.Path(os.environ["UNITS"])
+discover.SYSTEMD_RUNS = discover.UNIT_FOLDER
+from judge_node import shell
+environment = shell.environment
+shell.environment = lambda: {**os.environ, **environment()}
+from judge_node.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_where_systemd_runs_an_enabled_unit_mounts_the_disk(disk: Disk) -> None:
+    folder = disk.image.parent
+    units, log, tools = folder / "units", folder / "log", folder / "tools"
+    units.mkdir()
+    tools.mkdir()
+    (tools / "systemctl").write_text(_SYSTEMCTL)
+    (tools / "udevadm").write_text("#!/bin/sh\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    env = {"PYTHONPATH": str(PYTOOL), "PATH": f"{tools}:{os.environ['PATH']}", "UNITS": str(units), "LOG": str(log),
+           "DEVICE": disk.loop}  # fmt: skip
+
+    def ensure(**more: str) -> tuple[int, dict[str, Any], list[str]]:
+        log.write_text("")
+        argv = [sys.executable, "-c", _WITH_SYSTEMD, "disks", "ensure", *map(str, disk.selection), "--json"]
+        done = subprocess.run(argv, capture_output=True, text=True, env={**env, **more})
+        return done.returncode, json.loads(done.stdout), log.read_text().splitlines()
+
+    code, result, calls = ensure(BROKEN="1")
+    assert (code, result["reason"]) == (1, "FS_CREATE_FAILED") and "Unit is masked" in result["message"]
+    unit = unit_name(str(disk.mount_path))
+    code, result, calls = ensure()
+    assert (code, result["changed"], calls) == (0, True, ["daemon-reload", f"enable --now {unit}"]), result
+    assert disk.mounted() and f"What=/dev/disk/by-uuid/{result['facts']['fs_uuid']}" in (units / unit).read_text()
+    assert "no mount unit" not in result["message"]
+    code, result, calls = ensure()
+    assert (code, result["changed"], calls) == (0, False, [])
+    (units / "multi-user.target.wants" / unit).unlink()
+    code, result, calls = ensure()
+    assert (code, result["changed"], calls) == (0, True, ["daemon-reload", f"enable --now {unit}"])
+    sh("umount", disk.mount_path)
+    code, result, calls = ensure()
+    assert (code, result["changed"], calls) == (0, True, [f"enable --now {unit}"]) and disk.mounted()
 
 
 @pytest.mark.parametrize(

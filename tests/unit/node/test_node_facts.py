@@ -149,6 +149,22 @@ def test_one_byte_anywhere_on_a_small_disk_is_found(tmp_path: Path, place: int) 
         os.close(fd)
 
 
+@given(st.integers(0, 255), st.text(max_size=40), st.integers(0, 2), st.text(max_size=40))
+def test_disk_counts_as_free_of_signatures_only_when_both_tools_said_so(
+    blkid_code: int, blkid_out: str, wipefs_code: int, wipefs_out: str
+) -> None:
+    def answer(argv: list[str]) -> subprocess.CompletedProcess[str]:
+        code, out = (blkid_code, blkid_out) if argv[0] == "blkid" else (wipefs_code, wipefs_out)
+        return subprocess.CompletedProcess(argv, code, out, "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "run", answer)
+        found = probe.read_signatures("/dev/x")
+    if not found.signatures and found.error is None:
+        assert blkid_code == 2 and wipefs_code == 0
+        assert not any(line and not line.startswith("#") for line in wipefs_out.splitlines())
+
+
 @pytest.mark.parametrize(
     ("marker", "state"),
     [

@@ -233,7 +233,7 @@ def proven_blank(disk: Disk) -> bool:
     )
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(st.lists(_DISKS, max_size=3), _POINTS, st.booleans())
 def test_only_a_proven_blank_disk_is_ever_formatted(disks: list[Disk], point: MountPoint, systemd: bool) -> None:
     host = Host(disks=tuple(disks), mount_point=point, systemd=systemd)

@@ -342,6 +342,31 @@ def test_update_fetches_only_the_changed_shard_and_reads_no_other_blob(
     assert verify(manifest(), store).ok, "the previous snapshot is still complete"
 
 
+def with_index(weight_map: object) -> dict[str, bytes]:
+    return {"model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode(), WEIGHTS: b"weights"}
+
+
+def test_model_without_a_shard_that_its_index_names_is_never_published(hub: FakeHub, store: Path) -> None:
+    hub.files = with_index({"a": WEIGHTS, "b": "model-00009-of-00009.safetensors"})
+    with pytest.raises(NodeError, match="names the shard 'model-00009-of-00009.safetensors', which") as caught:
+        run_sync(hub, store, manifest(hub.files))
+    assert caught.value.reason == "MODEL_INCOMPLETE"
+    assert not (store / "models--judge-lab--tiny/snapshots").exists()
+
+
+def test_model_with_all_shards_of_its_index_is_published(hub: FakeHub, store: Path) -> None:
+    hub.files = with_index({"a": WEIGHTS, "b": WEIGHTS})
+    assert run_sync(hub, store, manifest(hub.files)).state == "complete"
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {"a": 1}, "x"])
+def test_index_that_is_none_is_incomplete(hub: FakeHub, store: Path, weight_map: object) -> None:
+    hub.files = with_index(weight_map)
+    with pytest.raises(NodeError, match="is not an index of weights") as caught:
+        run_sync(hub, store, manifest(hub.files))
+    assert caught.value.reason == "MODEL_INCOMPLETE"
+
+
 def test_blob_that_nothing_vouches_for_is_hashed_before_it_is_linked(hub: FakeHub, store: Path) -> None:
     blobs = store / "models--judge-lab--tiny/blobs"
     blobs.mkdir(parents=True)
