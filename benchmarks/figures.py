@@ -15,7 +15,7 @@ _GOAL = re.compile(r"(<=|>=|==|<|>)\s*([0-9][0-9,]*(?:\.[0-9]+)?)\s*%?")
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure. `goal` is a comparison such as "<= 1.2", ">= 95 %" or "== 0"; `value` is in the same unit."""
+    """One measured figure. `goal` is a comparison such as "<= 1.2", ">= 95 %" or "== 0"; `value` has the same unit."""
 
     name: str
     value: float

@@ -13,7 +13,7 @@ from judge_bootstrap.core import layers
 from judge_bootstrap.core.documents import LARGEST_DOCUMENT_BYTES, InvalidDocument, read_json_object
 from judge_bootstrap.core.environment import AppConfigRef, Environment
 from judge_bootstrap.core.errors import UsageProblem
-from judge_bootstrap.core.problems import in_one_line
+from judge_bootstrap.core.problems import in_one_line, one_line
 from judge_bootstrap.core.settings import Source, Value
 
 CONNECT_SECONDS = 2
@@ -66,10 +66,10 @@ class AwsAppConfig:
         except ClientError as error:
             found = error.response.get("Error", {})
             message = f"{found.get('Code', 'error')}: {found.get('Message') or error}"
-            raise AppConfigUnavailable(_one_line(message)) from error
+            raise AppConfigUnavailable(one_line(message)) from error
         # ValueError: boto3 refuses an endpoint such as AWS_ENDPOINT_URL=nonsense before it builds a client.
         except (BotoCoreError, TimeoutError, OSError, ValueError) as error:
-            raise AppConfigUnavailable(_one_line(error)) from error
+            raise AppConfigUnavailable(one_line(error)) from error
 
     def _fetch(self) -> Fetched:
         import boto3
@@ -151,7 +151,7 @@ def _keep(store: LastGoodStore, copy: LastGood) -> tuple[str, ...]:
     try:
         store.write(copy)
     except OSError as error:
-        return (f"the AppConfig document could not be kept for the day AppConfig is down: {_one_line(error)}",)
+        return (f"the AppConfig document could not be kept for the day AppConfig is down: {one_line(error)}",)
     return ()
 
 
@@ -161,7 +161,3 @@ def age_words(seconds: int) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size} {name}"
     return f"{seconds} s"
-
-
-def _one_line(value: object) -> str:
-    return " ".join(str(value).split())[:300] or type(value).__name__

@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 
 from judge_bootstrap.adapters.bounded import within
 from judge_bootstrap.core.checks import Identity
+from judge_bootstrap.core.problems import one_line
 
 CALL_SECONDS = 12.0
 
@@ -23,7 +24,7 @@ def read_identity(region: str) -> Identity:
         return within(CALL_SECONDS, lambda: _read_identity(region))
     # ValueError: boto3 refuses an endpoint such as AWS_ENDPOINT_URL=nonsense before it builds a client.
     except (ClientError, BotoCoreError, TimeoutError, OSError, ValueError) as error:
-        raise AwsUnavailable(" ".join(str(error).split())[:300] or type(error).__name__) from error
+        raise AwsUnavailable(one_line(error)) from error
 
 
 def _read_identity(region: str) -> Identity:

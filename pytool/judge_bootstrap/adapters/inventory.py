@@ -17,7 +17,7 @@ import yaml
 from judge_bootstrap.content import content_root
 from judge_bootstrap.core.environment import Environment
 from judge_bootstrap.core.errors import Refusal
-from judge_bootstrap.core.problems import nearest, shown
+from judge_bootstrap.core.problems import nearest, one_line, shown
 
 GROUP = "gpu_nodes"
 # 500 instances take ansible-inventory about 6 s; a hundred times that means that something hangs.
@@ -188,7 +188,7 @@ def explain(stderr: str) -> tuple[str, str | None]:
 
 def _plain(line: str) -> str:
     line = re.sub(r"^\[?(WARNING|ERROR)\]?[!:]*\s*(Failed to parse inventory with '\w+' plugin: )?", "", line)
-    return line if len(line) <= 240 else line[:240] + "..."
+    return one_line(line, 240)
 
 
 def looked_for(environment: Environment) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from judge_bootstrap.adapters.bounded import within
 from judge_bootstrap.core.checks import Cluster, ClusterNode
+from judge_bootstrap.core.problems import one_line
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 10
@@ -31,10 +32,9 @@ def read_cluster(*, kubeconfig: str | None, context: str | None, namespace: str,
     try:
         return within(CLUSTER_SECONDS, lambda: _read(kubeconfig, context, namespace, secret, labels))
     except ApiException as error:
-        raise ClusterUnavailable(f"the API server answers {error.status} {error.reason}") from error
+        raise ClusterUnavailable(one_line(f"the API server answers {error.status} {error.reason}")) from error
     except (ConfigException, HTTPError, TimeoutError, OSError, YAMLError, ValueError, TypeError, LookupError) as error:
-        cause = getattr(error, "reason", None) or error
-        raise ClusterUnavailable(" ".join(str(cause).split())[:300] or type(error).__name__) from error
+        raise ClusterUnavailable(one_line(getattr(error, "reason", None) or error)) from error
 
 
 def _read(kubeconfig: str | None, context: str | None, namespace: str, secret: str, labels: str) -> Cluster:

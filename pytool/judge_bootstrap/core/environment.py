@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from judge_bootstrap.core.errors import UsageProblem
-from judge_bootstrap.core.problems import nearest, shown, type_words
+from judge_bootstrap.core.problems import nearest, one_line, shown, type_words
 
 KEY = "judge_environment"
 
@@ -77,18 +77,19 @@ def check_name(name: str, known: Sequence[str]) -> None:
 
 
 def _sentence(kind: str, loc: tuple[int | str, ...], value: Any) -> str:
-    inner = AppConfigRef if loc and loc[0] == "appconfig" and len(loc) > 1 else Environment
-    last = loc[1] if inner is AppConfigRef else loc[0]
-    where = ".".join([KEY, *(str(part) if isinstance(part, int) else ascii(part)[1:-1] for part in loc)])
+    inner = AppConfigRef if len(loc) > 1 and loc[0] == "appconfig" else Environment
+    last = str(loc[-1]) if loc else ""
+    where = ".".join([KEY, *(one_line(part, 60) for part in loc)])
     if kind in ("extra_forbidden", "invalid_key"):
         known = _keys(inner)
-        guess = nearest(str(last), known)
+        guess = nearest(last, known)
         return f"unknown key {where} ({type_words(value)}), wanted: one of {', '.join(known)}{guess}"
-    field = inner.model_fields.get(str(last))
-    wanted = field.description if field else "names that are plain text"
+    field = inner.model_fields.get(last)
+    if field is None:
+        return f"{where} has a key that is no proper text, wanted: one of {', '.join(_keys(inner))}"
     if kind == "missing":
-        return f"{where} is missing, wanted: {wanted}"
-    return f"{where} is {shown(value)} ({type_words(value)}), wanted: {wanted}"
+        return f"{where} is missing, wanted: {field.description}"
+    return f"{where} is {shown(value)} ({type_words(value)}), wanted: {field.description}"
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

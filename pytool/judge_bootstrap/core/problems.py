@@ -32,6 +32,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
 
 
+def one_line(value: object, longest: int = 300) -> str:
+    """Return a foreign message as one line of `longest` characters at most, without signs that a terminal obeys."""
+    text = " ".join(str(value).split()) or type(value).__name__
+    text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:longest + 1])
+    return text if len(text) <= longest else text[:longest] + "..."
+
+
 def type_words(value: Any) -> str:
     """Return the name of a value's type as a person says it."""
     return next((word for kind, word in _TYPE_WORDS if isinstance(value, kind)), f"a {type(value).__name__}")

@@ -50,6 +50,7 @@ def test_everything_that_is_said_is_kept() -> None:
      "you mean profile?"),
     ({"appconfig": {**GOOD["appconfig"], "profile": "{{ x }}"}},
      'judge_environment.appconfig.profile is "{{ x }}" (a text), wanted: name or id of the configuration profile'),
+    ({"\ud800": 2}, "judge_environment has a key that is no proper text, wanted: one of production,"),
     ({1: 2}, "unknown key judge_environment.1 (a whole number), wanted: one of production,"),
 ])
 def test_a_wrong_entry_is_named_with_what_is_wanted(change: dict[Any, Any], message: str) -> None:
