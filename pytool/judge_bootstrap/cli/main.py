@@ -11,6 +11,7 @@ import click
 
 from judge_bootstrap import __version__
 from judge_bootstrap.cli.context import AppContext, global_options, pass_app
+from judge_bootstrap.cli.options import RunOptions, check_options, run_options
 from judge_bootstrap.core.errors import BootstrapError, ExitCode, UsageProblem
 
 # name -> (module:attribute, first line of its help). The line stands here so that --help imports no command.
@@ -73,10 +74,12 @@ def _usage_problem(error: click.ClickException) -> UsageProblem:
 
 @click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="judge-bootstrap", message="%(prog)s %(version)s")
+@run_options
+@check_options
 @global_options
 @pass_app
 @click.pass_context
-def cli(ctx: click.Context, app: AppContext) -> int | None:
+def cli(ctx: click.Context, app: AppContext, /, **options: Any) -> int | None:
     """Turn blank GPU nodes into a self-hosted LLM judge: disk, verified weights, serving pod, trusted verdict.
 
     Without a command the whole site runs: preflight, nvme, model_cache, vllm_k8s, verify. Running it again is
@@ -87,6 +90,7 @@ def cli(ctx: click.Context, app: AppContext) -> int | None:
       judge-bootstrap --env local                     the whole chain on this machine, no AWS account needed
       judge-bootstrap --env prod plan                 what a run would change; changes nothing
       judge-bootstrap --env prod                      blank nodes to a judge that answers
+      judge-bootstrap --env prod --limit i-0abc       the same for one node
       judge-bootstrap --env prod run nvme --limit i-0abc   repair one link on one node
       judge-bootstrap --env prod config show          which value comes from where
 
@@ -101,13 +105,17 @@ def cli(ctx: click.Context, app: AppContext) -> int | None:
     from judge_bootstrap.cli import log
 
     log.set_up(app.verbose)
+    given = RunOptions(**options)
     if ctx.invoked_subcommand is not None:
         app.command = ctx.invoked_subcommand
+        if given != RunOptions():
+            # They would be lost without a word, and a run without its --limit is a run on every node.
+            raise click.UsageError("options of a run stand after its command, not before it", ctx)
         return None
     app.command = "site"
     from judge_bootstrap.cli.run import site
 
-    return site(app)
+    return site(app, given)
 
 
 def main() -> NoReturn:

@@ -5,56 +5,19 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from judge_bootstrap.cli.context import AppContext, global_options, nearest, pass_app
+from judge_bootstrap.cli.options import RunOptions, check_options, run_options
 from judge_bootstrap.content import content_root
 from judge_bootstrap.core.errors import BootstrapError, UsageProblem
 from judge_bootstrap.core.redact import is_secret_name
 
 SITE = "site"
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What may be said about a run, beyond which playbooks."""
-
-    limit: str | None = None
-    tags: str | None = None
-    skip_tags: str | None = None
-    check: bool = False
-    diff: bool = False
-    extra_vars: tuple[str, ...] = ()
-    forks: int | None = None
-
-
-def run_options(function: Decorated) -> Decorated:
-    """Add the options that are handed to Ansible, --check and --diff aside."""
-    options = [
-        click.option("--limit", metavar="PATTERN",
-                     help="Only hosts that match this Ansible host pattern, such as i-0abc,i-0def."),
-        click.option("--tags", metavar="TAGS", help="Only tasks with one of these tags, comma-separated."),
-        click.option("--skip-tags", metavar="TAGS", help="No tasks with one of these tags, comma-separated."),
-        click.option("-e", "--extra-vars", "extra_vars", multiple=True, metavar="NAME=VALUE",
-                     help="Set a setting (model.id, vllm.port) or a variable of a role; @FILE reads many from YAML or "
-                          "JSON. Never a token: see `run --help`. May be given again."),
-        click.option("--forks", type=click.IntRange(1, 500), metavar="N", help="How many hosts at a time."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def check_options(function: Decorated) -> Decorated:
-    """Add --check and --diff."""
-    function = click.option("--diff", is_flag=True, help="Show what each task changes.")(function)
-    return click.option("--check", is_flag=True, help="Change nothing; say what would change.")(function)
 
 
 def playbook_names(root: Path) -> list[str]:
@@ -114,9 +77,9 @@ def plan(app: AppContext, /, playbooks: tuple[str, ...], **options: Any) -> int:
     return execute(app, "plan", playbooks or (SITE,), RunOptions(check=True, diff=True, **options))
 
 
-def site(app: AppContext) -> int:
+def site(app: AppContext, options: RunOptions) -> int:
     """Run the whole chain: `judge-bootstrap --env ENV` without a command."""
-    return execute(app, "site", (SITE,), RunOptions())
+    return execute(app, "site", (SITE,), options)
 
 
 def execute(app: AppContext, command: str, playbooks: Sequence[str], options: RunOptions) -> int:

@@ -371,3 +371,18 @@ def test_an_interrupted_run_does_not_call_hosts_silent(desk: Desk) -> None:
     result, answer = desk.invoke_json("--env", "prod")
     assert answer["hosts"]["node-1"]["reason"] == "INTERRUPTED"
     assert result.stderr.count("Error:") == 1
+
+
+def test_the_whole_site_takes_the_options_of_a_run(desk: Desk) -> None:
+    result = desk.invoke("--env", "prod", "--limit", "node-1", "--check", "-e", "vllm.port=9000")
+    assert result.exit_code == 0, result.output
+    request = desk.runner.calls[0]
+    assert (request.limit, request.check) == ("node-1", True)
+    assert desk.asked_settings == [("vllm.port=9000",)]
+
+
+def test_an_option_of_a_run_before_its_command_is_refused_rather_than_lost(desk: Desk) -> None:
+    result = desk.invoke("--env", "prod", "--limit", "node-1", "run", "nvme")
+    assert result.exit_code == 2
+    assert "Error: options of a run stand after its command, not before it" in result.stderr
+    assert desk.runner.calls == []
