@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Debian packages that the lab runs as they are: the nodes' own sshd, container runtime, filesystem and firewall tools.
-LAB_PACKAGES := containerd runc containernetworking-plugins openssh-server openssh-client xfsprogs e2fsprogs nftables iproute2 kmod python3-venv
+LAB_PACKAGES := containerd runc containernetworking-plugins openssh-server openssh-client xfsprogs e2fsprogs nftables iproute2 kmod libnuma1 python3-venv
 # Kubernetes binaries without a download, where an archive of them lies beside the checkout.
 ifneq ($(wildcard $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz),)
 export JUDGE_BOOTSTRAP_KUBE_ARCHIVE ?= $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz

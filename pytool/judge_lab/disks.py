@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from pathlib import Path
 
+from judge_lab import LabError
 from judge_lab.process import run
 
 DISK_BYTES = 2 * 1024**3  # mkfs.xfs refuses less than 300 MiB; sparse, so it costs what is written
@@ -29,10 +31,19 @@ def attach(image: Path) -> str:
 
 
 def detach(image: Path) -> None:
-    """Detach every loop device of `image`, also of one that was deleted meanwhile."""
-    for device, backing in attached().items():
-        if backing.removesuffix(" (deleted)") == str(image):
-            run("losetup", "--detach", device)
+    """Detach every loop device of `image`, also if the file was deleted meanwhile; raises LabError if one stays."""
+    for device in _of(image):
+        run("losetup", "--detach", device)
+    # A device that is still mounted goes with its last mount, which may end a moment after the node.
+    deadline = time.monotonic() + 10
+    while left := _of(image):
+        if time.monotonic() > deadline:
+            raise LabError(f"{', '.join(left)} of {image} is still in use", hint=f"losetup --detach {left[0]}")
+        time.sleep(0.05)
+
+
+def _of(image: Path) -> list[str]:
+    return [device for device, backing in attached().items() if backing.removesuffix(" (deleted)") == str(image)]
 
 
 def attached() -> dict[str, str]:

@@ -26,7 +26,6 @@ CONTAINER_VLLM_DIR = "/opt/judge-lab/vllm"
 
 _PACKAGES = (
     "base-files",
-    "ca-certificates",
     "coreutils",
     "dash",
     "libacl1",
@@ -42,6 +41,7 @@ _PACKAGES = (
     "liblzma5",
     "libncursesw6",
     "libnsl2",
+    "libnuma1",
     "libpcre2-8-0",
     "libreadline8",
     "libselinux1",
@@ -52,17 +52,14 @@ _PACKAGES = (
     "libtirpc3",
     "libuuid1",
     "media-types",
-    "netbase",
-    "procps",
-    "libproc2-0",
     "sed",
     "grep",
-    "tzdata",
     "zlib1g",
     "util-linux",
     "libsmartcols1",  # vLLM on a CPU runs lscpu
 )
-_OPTIONAL_PACKAGES = ("libnuma1", "libssl3t64", "libpython3-stdlib")
+# Taken along where the machine has them.
+_OPTIONAL_PACKAGES = ("ca-certificates", "libproc2-0", "netbase", "procps", "tzdata")
 _SKIPPED = (
     "/usr/share/doc/",
     "/usr/share/man/",
@@ -137,7 +134,7 @@ def ensure(report: Callable[[str], None]) -> list[Image]:
 
 
 # Counts changes of how the root is put together, so that a cache made by an older version is not used.
-_RECIPE = 1
+_RECIPE = 2
 
 
 def python_version() -> str:
@@ -205,8 +202,9 @@ def _layer(files: Iterable[Path], version: str) -> bytes:
         )
         _file(layer, "etc/group", b"root:x:0:\nnogroup:x:65534:\n")
         _file(layer, "etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n")
-        _file(layer, "etc/ssl/certs/ca-certificates.crt", Path("/etc/ssl/certs/ca-certificates.crt").read_bytes())
-        # The linker's cache lists what the host has; the few files here are found without one.
+        authorities = Path("/etc/ssl/certs/ca-certificates.crt")
+        if authorities.exists():
+            _file(layer, "etc/ssl/certs/ca-certificates.crt", authorities.read_bytes())
     return buffer.getvalue()
 
 

@@ -7,7 +7,10 @@ devices) would be a module beside this one with the same functions.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -172,7 +175,11 @@ def first_process(node: NodeState) -> int:
 
 def restart_kubelet(node: NodeState) -> None:
     """End the node's kubelet; the node starts it again within a second."""
-    process.run(*enter(node), "pkill", "-x", "kubelet", check=False)
+    inside = Path(f"/proc/{first_process(node)}/ns/pid").readlink()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if (entry / "comm").read_text() == "kubelet\n" and (entry / "ns" / "pid").readlink() == inside:
+                os.kill(int(entry.name), signal.SIGTERM)
 
 
 _CONTAINERD = f"""\
@@ -188,6 +195,8 @@ state = "/run/containerd"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE_REFERENCE}"
   restrict_oom_score_adj = true
+  # Its profile would be loaded into the host's kernel, where `lab down` could not tell it from another runtime's.
+  disable_apparmor = true
   stream_server_address = "127.0.0.1"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import trustme
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from judge_lab.layout import API_PORT, HOST_ADDRESS, SERVICE_FIRST_ADDRESS, Layout, node_address
-from judge_lab.process import run
 
 API_URL = f"https://{HOST_ADDRESS}:{API_PORT}"
 
@@ -44,16 +45,7 @@ def ensure(folder: Path) -> None:
     for name, (user, group) in _CLIENTS.items():
         _write(folder, name, _client(authority, user, group))
         _kubeconfig(folder, name, folder / f"{name}.kubeconfig")
-    run("openssl", "genrsa", "-out", folder / "pki" / "service-account.key", "2048")
-    run(
-        "openssl",
-        "rsa",
-        "-in",
-        folder / "pki" / "service-account.key",
-        "-pubout",
-        "-out",
-        folder / "pki" / "service-account.pub",
-    )
+    _service_account_key(folder / "pki")
     complete.touch()
 
 
@@ -111,6 +103,16 @@ def _kubeconfig(folder: Path, name: str, target: Path) -> None:
     }
     target.touch(mode=0o600)
     target.write_text(json.dumps(config, indent=1))
+
+
+def _service_account_key(folder: Path) -> None:
+    """Write the key pair with which the cluster signs service accounts' tokens."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = folder / "service-account.key"
+    private.touch(mode=0o600)
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (folder / "service-account.pub").write_bytes(public)
 
 
 def _base64(path: Path) -> str:

@@ -22,17 +22,16 @@ _TOOLS = {
     "nft": "nftables",
     "ip": "iproute2",
     "modprobe": "kmod",
-    "openssl": "openssl",
     "nsenter": "util-linux",
     "unshare": "util-linux",
     "setsid": "util-linux",
     "losetup": "mount",
-    "pkill": "procps",
 }
 _FILES = {
     "/usr/lib/cni/bridge": "containernetworking-plugins",
     "/usr/lib/cni/host-local": "containernetworking-plugins",
     "/usr/bin/python3": "python3",
+    "/usr/lib/x86_64-linux-gnu/libnuma.so.1": "libnuma1",  # the CPU build of vLLM
 }
 _FILESYSTEMS = ("xfs", "overlay")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
