@@ -99,6 +99,10 @@ def read(environment: Environment, limit: str | None = None, *,
     Raises Refusal for an inventory that cannot be read, no host, fewer than the environment expects (not with a limit,
     which asks for fewer), and a limit that names no host.
     """
+    if limit is not None and not limit.strip(" ,:"):
+        # To Ansible an empty limit is none at all: `--limit "$HOST"` with an unset HOST would reach every host.
+        raise Refusal(f"--limit is empty ({shown(limit)}), wanted: a host pattern", reason=UNKNOWN_HOST,
+                      hint="name hosts as --limit i-0abc,i-0def, or leave --limit out for all of them")
     answer = lister(environment, limit)
     if limit is not None and (answer.returncode != 0 or "Could not match supplied host pattern" in answer.stderr):
         _refuse_limit(environment, limit, answer, everything=lister(environment, None))
