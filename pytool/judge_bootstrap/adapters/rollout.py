@@ -47,7 +47,7 @@ def is_complete(deployment: Mapping[str, Any]) -> bool:
 
 def wait(cluster: Cluster, name: str, namespace: str, wait_seconds: float,
          clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Rollout:
-    """Return when the Deployment is complete; raise BootstrapError POD_PENDING or PROBE_FAILING after `wait_seconds`."""
+    """Return when the Deployment is complete. Raises BootstrapError (a POD_ or PROBE_ code) after `wait_seconds`."""
     started = clock()
     while True:
         deployment = cluster.deployment()
@@ -75,7 +75,7 @@ def explain(cluster: Cluster, pods: list[Mapping[str, Any]]) -> tuple[str, str]:
     if not containers:
         message = next((c.get("message") for c in status.get("conditions") or []
                         if c["type"] == "PodScheduled" and c["status"] != "True"), None)
-        return "POD_PENDING", f"pod {name} is {status.get('phase', 'unknown')}: {message or 'not started'}{tail}"
+        return "POD_PENDING", f"pod {name} is {status.get('phase', 'unknown')}{': ' + message if message else tail}"
     container = containers[0]
     state = container.get("state") or {}
     waiting, restarts = state.get("waiting"), container.get("restartCount", 0)
@@ -122,7 +122,11 @@ class KubernetesCluster:
     def log_tail(self, pod: str) -> str:
         # A container that never wrote, or was never started, has no log: that is no failure of the explanation.
         try:
-            return str(self._core.read_namespaced_pod_log(pod, self._namespace, tail_lines=LOG_TAIL_LINES)).strip()
+            # Raw, because the client turns the text into the repr of bytes.
+            answer = self._core.read_namespaced_pod_log(
+                pod, self._namespace, tail_lines=LOG_TAIL_LINES, _preload_content=False
+            )
+            return str(answer.data.decode("utf-8", "replace")).strip()
         except Exception:
             return ""
 
