@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,10 +56,14 @@ def write_to_disk(name: str, text: str) -> None:
     on_node(address(name), script)
 
 
-def run_pod(name: str, node: str, script: str) -> str:
-    """Run a shell script in a pod that asks for a GPU and sees the node's /mnt; return what it printed."""
+def pod(name: str, path: str = "") -> str:
+    return f"/api/v1/namespaces/default/pods/{name}{path}"
+
+
+def start_pod(name: str, node: str, script: str) -> None:
+    """Start a shell script in a pod that asks for a GPU and sees the node's /mnt, and wait until it runs or has run."""
     api = kube.Api(layout.current())
-    api.call("POST", "/api/v1/namespaces/default/pods", {
+    api.call("POST", pod(""), {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {
             "nodeName": node, "restartPolicy": "Never", "tolerations": [{"operator": "Exists"}],
@@ -72,13 +75,20 @@ def run_pod(name: str, node: str, script: str) -> str:
             "volumes": [{"name": "mnt", "hostPath": {"path": "/mnt"}}],
         },
     })  # fmt: skip
-    path = f"/api/v1/namespaces/default/pods/{name}"
-    kube.wait_until(f"pod {name} ended", lambda: api.call("GET", path)["status"]["phase"] in ("Succeeded", "Failed"),
+    kube.wait_until(f"pod {name} runs", lambda: api.call("GET", pod(name))["status"]["phase"] != "Pending",
                     seconds=60, hint=f"kubectl describe pod {name}")  # fmt: skip
-    pod = api.call("GET", path)
-    printed = api.call("GET", f"{path}/log").get("text", "")
-    api.call("DELETE", path)
-    assert pod["status"]["phase"] == "Succeeded", (printed, pod["status"])
+
+
+def finish_pod(name: str) -> str:
+    """Wait for the pod's end, remove it, and return what it printed."""
+    api = kube.Api(layout.current())
+    over = ("Succeeded", "Failed")
+    kube.wait_until(f"pod {name} ended", lambda: api.call("GET", pod(name))["status"]["phase"] in over,
+                    seconds=60, hint=f"kubectl logs {name}")  # fmt: skip
+    ended = api.call("GET", pod(name))
+    printed = api.call("GET", pod(name, "/log")).get("text", "")
+    api.call("DELETE", pod(name))
+    assert ended["status"]["phase"] == "Succeeded", (printed, ended["status"])
     return str(printed)
 
 
@@ -115,14 +125,18 @@ def test_what_a_node_writes_in_its_own_directories_is_not_on_the_host_nor_on_ano
         assert on_node(address("node-2"), f"ls {path} 2>&1 || true").startswith("ls: cannot access")
 
 
-def test_a_disk_mounted_over_ssh_reaches_a_pod_with_a_gpu_that_runs_already_resolved_names() -> None:
+def test_a_disk_mounted_over_ssh_reaches_a_pod_that_runs_already() -> None:
+    start_pod("sees-it", "node-1", "until [ -e /mnt/nvme/note ]; do sleep 0.1; done; cat /mnt/nvme/note")
     write_to_disk("node-1", "written-over-ssh")
-    script = "cat /mnt/nvme/note; ls /opt/judge-lab/vllm/bin/python; vllm --version | tail -n1; getent hosts "
-    printed = run_pod("sees-it", "node-1", script + "kubernetes.default.svc.cluster.local")
-    assert printed.splitlines()[:2] == ["written-over-ssh", "/opt/judge-lab/vllm/bin/python"]
-    assert "0.32.0" in printed.splitlines()[2]
-    assert printed.splitlines()[3].split()[0] == "10.96.0.1"
+    assert finish_pod("sees-it").strip() == "written-over-ssh"
     assert not Path("/mnt/nvme/note").exists()
+
+
+def test_a_pod_with_a_gpu_has_vllm_and_resolves_the_clusters_names() -> None:
+    start_pod("gpu", "node-1", "vllm --version 2>/dev/null; getent hosts kubernetes.default.svc.cluster.local")
+    version, host = finish_pod("gpu").splitlines()
+    assert version == "0.32.0+cpu"
+    assert host.split()[0] == "10.96.0.1"
 
 
 def test_a_second_up_starts_nothing() -> None:
@@ -195,13 +209,12 @@ def test_after_everything_was_killed_up_brings_a_whole_lab_with_blank_disks() ->
 def test_down_leaves_no_process_mount_device_link_namespace_cgroup_or_file() -> None:
     write_to_disk("node-1", "in-use")
     on_node("10.77.0.11", "mkdir /mnt/immutable && chattr +i /mnt/immutable")
-    run_pod("last", "node-1", "echo done")
+    start_pod("last", "node-1", "sleep 600")
     pids = [one.pid for one in process.marked(layout.lab_dir())]
     assert len(pids) > 15
     site.down()
     assert site.remains() == []
     # The same by other ways than the lab's own.
-    time.sleep(0.5)
     lab = str(layout.lab_dir())
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
     assert lab not in subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True).stdout
