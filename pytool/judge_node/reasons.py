@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reason:
-    """One code. `exit_code`: 1 = it failed, 2 = wrong input, 3 = refused for safety (nothing was touched)."""
+    """One code. `exit_code`: 1 = it failed, 2 = wrong input, 3 = refused for safety (nothing was touched), 130 = interrupted."""
 
     code: str
     link: str
@@ -234,6 +234,67 @@ _ALL = (
         "Fixed answers are scored differently than the accepted baseline.",
         ("another model, image or prompt", "another GPU type"),
         "judge-bootstrap run verify   # compare provenance before accepting a new baseline",
+    ),
+    Reason(
+        "VERDICT_INVALID",
+        "verdict",
+        "The server answers, but not with a verdict of the agreed form.",
+        ("it was started without structured outputs", "the answer was cut at its token limit", "it is no chat model"),
+        "kubectl -n llm-judge logs deploy/judge-inference-service",
+    ),
+    Reason(
+        "INVENTORY_EMPTY",
+        "run",
+        "The inventory was read and has no GPU node.",
+        ("the nodes are stopped", "their tags are not those that the inventory looks for", "another region or account"),
+        "ansible-inventory -i inventory/ENV --graph",
+        3,
+    ),
+    Reason(
+        "INVENTORY_SHORT",
+        "run",
+        "The inventory has fewer GPU nodes than the environment expects.",
+        ("nodes are stopped or have lost a tag", "expected_hosts is out of date"),
+        "ansible-inventory -i inventory/ENV --graph   # then start them, or correct expected_hosts",
+        3,
+    ),
+    Reason(
+        "INVENTORY_UNREADABLE",
+        "run",
+        "The inventory could not be read, which is not the same as empty.",
+        ("no valid AWS credentials", "AWS cannot be reached", "a mistake in the inventory's files"),
+        "judge-bootstrap --env ENV doctor",
+        3,
+    ),
+    Reason(
+        "HOST_UNKNOWN",
+        "run",
+        "No host of the inventory matches --limit.",
+        ("a typing error", "the node is gone, or belongs to another environment"),
+        "ansible-inventory -i inventory/ENV --graph",
+        3,
+    ),
+    Reason(
+        "NODE_UNREACHABLE",
+        "run",
+        "The node does not answer over ssh, or the connection was lost for good.",
+        ("it is stopping or was cut off", "a security group or a missing key", "its host key changed"),
+        "ssh NODE   # then the run's own command again, with --limit NODE",
+    ),
+    Reason(
+        "NODE_SILENT",
+        "run",
+        "The inventory names this node, but no task reported from it, so nothing is known of it.",
+        ("--tags or --limit left nothing to do on it", "an earlier step ended the play for it"),
+        "judge-bootstrap --env ENV run preflight --limit NODE",
+    ),
+    Reason(
+        "INTERRUPTED",
+        "run",
+        "The run was stopped before this node was done. Nothing is left running, and nothing half-done is kept as done.",
+        ("Ctrl-C", "a signal from a supervisor or a closed terminal"),
+        "judge-bootstrap --env ENV   # the same command again does only what is left",
+        130,
     ),
 )
 

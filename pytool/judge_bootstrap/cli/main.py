@@ -59,12 +59,18 @@ class LazyGroup(click.Group):
             app.json = app.json or "--json" in words
             code = app.fail(_usage_problem(error))
         except click.Abort:
-            code = ExitCode.INTERRUPTED
+            code = app.fail(Interrupted("interrupted", reason="INTERRUPTED", hint="run the same command again"))
         except BrokenPipeError:
             # The reader (head, less) went away; a second error at shutdown would only confuse.
             sys.stderr.close()
             code = ExitCode.FAILED
         sys.exit(int(code) if isinstance(code, int) else ExitCode.OK)
+
+
+class Interrupted(BootstrapError):
+    """Ctrl-C outside of a playbook: exit code 130."""
+
+    exit_code = ExitCode.INTERRUPTED
 
 
 def _usage_problem(error: click.ClickException) -> UsageProblem:

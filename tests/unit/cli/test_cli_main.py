@@ -155,6 +155,7 @@ def test_ctrl_c_outside_a_run_ends_with_130(desk: Desk) -> None:
 
     result = CliRunner().invoke(cli, ["--env", "prod"], obj=AppContext(services=services))
     assert result.exit_code == 130
+    assert result.stderr.endswith("Error: interrupted\nHint: run the same command again\n")
 
 
 def test_python_dash_m_is_the_same_program() -> None:
