@@ -324,6 +324,14 @@ def test_disk_that_came_back_blank_is_prepared_again(disk: Disk) -> None:
     assert sh("blkid", "-s", "UUID", "-o", "value", disk.loop) != first
 
 
+def test_what_the_blkid_cache_remembers_of_a_device_name_does_not_count(disk: Disk) -> None:
+    sh("mkfs.xfs", "-q", disk.loop)
+    assert 'TYPE="xfs"' in sh("blkid", disk.loop), "without -p it fills its cache"
+    sh("fallocate", "--punch-hole", "--offset", "0", "--length", str(SIZE), disk.loop)
+    code, result = disk.ensure("--fstype", "ext4")
+    assert (code, result["state"]) == (0, "ours"), result
+
+
 def test_filesystem_left_without_marker_by_a_cut_run_is_finished(disk: Disk) -> None:
     sh("mkfs.xfs", "-q", "-L", "judge-nvme", disk.loop)
     made = sh("blkid", "-s", "UUID", "-o", "value", disk.loop)
