@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reason:
-    """One code. `exit_code`: 1 = it failed, 2 = wrong input, 3 = refused for safety (nothing was touched), 130 = interrupted."""
+    """One code. `exit_code`: 1 = it failed, 2 = wrong input, 3 = refused (nothing was touched), 130 = interrupted."""
 
     code: str
     link: str
@@ -291,7 +291,7 @@ _ALL = (
     Reason(
         "INTERRUPTED",
         "run",
-        "The run was stopped before this node was done. Nothing is left running, and nothing half-done is kept as done.",
+        "The run was stopped before this node was done. Nothing is left running, and nothing half-done counts as done.",
         ("Ctrl-C", "a signal from a supervisor or a closed terminal"),
         "judge-bootstrap --env ENV   # the same command again does only what is left",
         130,
