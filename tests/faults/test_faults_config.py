@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,61 @@ def test_an_endpoint_that_leads_nowhere_is_only_unavailable(site: Site, monkeypa
 def test_a_profile_that_is_not_there_is_only_unavailable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     assert "cannot be read (The config profile (nobody) could not be found)" in site.config_show()[1]["warnings"][0]
+
+
+SESSION = b'HTTP/1.1 201 Created\r\nContent-Length: 32\r\n\r\n{"InitialConfigurationToken":"t"}'
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 19\r\n\r\n<html>login</html>\n"
+BROKEN_ANSWERS = {
+    "a page instead of a session": [PAGE],
+    "no session in the answer": [b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}"],
+    "a session that is no object": [b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n[]"],
+    "an error without a body": [b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"],
+    "an error with a page": [PAGE.replace(b"200 OK", b"502 Bad Gateway")], "no HTTP": [b"SSH-2.0-OpenSSH_9.2\r\n"],
+    "a redirect": [b"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"],
+    "nothing": [b""], "a page instead of a document": [SESSION, PAGE],
+    "a document that is cut": [SESSION, b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{"],
+    "a document that is badly packed": [
+        SESSION, b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"],
+    "chunks that are none": [SESSION, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"],
+    "no document at all": [SESSION, b""],
+    "an error for the document": [SESSION, b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n"],
+}
+
+
+@pytest.mark.parametrize("answers", BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
+def test_an_answer_that_is_not_appconfigs_leaves_the_last_good_copy(site: Site, monkeypatch: pytest.MonkeyPatch,
+                                                                    answers: list[bytes]) -> None:
+    site.config_show()
+    with saying(answers) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_APPCONFIGDATA", endpoint)
+        code, answer = site.config_show(production=True)
+    assert (code, answer["appconfig"]["status"], answer["settings"]["vllm.port"]["value"]) == (0, "last good", 9000)
+
+
+@contextmanager
+def saying(answers: list[bytes]) -> Iterator[str]:
+    """Serve one connection for each answer: read the request's head and body, say the answer, hang up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def serve() -> None:
+            for answer in answers:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.settimeout(0.3)
+                    try:
+                        while connection.recv(65_536):
+                            pass
+                    except OSError:
+                        pass
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from judge_bootstrap.adapters.aws import call_errors
 from judge_bootstrap.adapters.bounded import within
 from judge_bootstrap.adapters.state import LastGood
 from judge_bootstrap.core import layers
@@ -59,7 +60,7 @@ class AwsAppConfig:
 
     def fetch(self) -> Fetched:
         """Return the newest document. Raises AppConfigUnavailable."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
 
         try:
             return within(self._deadline_seconds, self._fetch)
@@ -67,8 +68,7 @@ class AwsAppConfig:
             found = error.response.get("Error", {})
             message = f"{found.get('Code', 'error')}: {found.get('Message') or error}"
             raise AppConfigUnavailable(one_line(message)) from error
-        # ValueError: boto3 refuses an endpoint such as AWS_ENDPOINT_URL=nonsense before it builds a client.
-        except (BotoCoreError, TimeoutError, OSError, ValueError) as error:
+        except call_errors() as error:
             raise AppConfigUnavailable(one_line(error)) from error
 
     def _fetch(self) -> Fetched:

@@ -1,4 +1,4 @@
-"""Who we are to AWS."""
+"""Who we are to AWS, and every way in which boto3 says that AWS cannot be asked."""
 
 from __future__ import annotations
 
@@ -18,13 +18,25 @@ class AwsUnavailable(Exception):
 
 def read_identity(region: str) -> Identity:
     """Return the identity behind the credentials that boto3 finds. Raises AwsUnavailable."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         return within(CALL_SECONDS, lambda: _read_identity(region))
-    # ValueError: boto3 refuses an endpoint such as AWS_ENDPOINT_URL=nonsense before it builds a client.
-    except (ClientError, BotoCoreError, TimeoutError, OSError, ValueError) as error:
+    except call_errors() as error:
         raise AwsUnavailable(one_line(error)) from error
+
+
+def call_errors() -> tuple[type[Exception], ...]:
+    """Return what a boto3 call raises when AWS cannot be asked, denies, or answers something that is not its protocol.
+
+    Beside botocore's two families: its parser's own error (a proxy's page instead of XML), urllib3's for a body that is
+    cut or badly packed, LookupError for a member that is missing, ValueError for an endpoint that is no URL, and what the
+    parser trips over when the answer is JSON of another shape (AttributeError, TypeError).
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    return (ClientError, BotoCoreError, ResponseParserError, HTTPError, TimeoutError, OSError, LookupError, ValueError,
+            AttributeError, TypeError)
 
 
 def _read_identity(region: str) -> Identity:

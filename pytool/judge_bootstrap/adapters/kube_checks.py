@@ -7,7 +7,7 @@ from typing import Any
 
 from judge_bootstrap.adapters.bounded import within
 from judge_bootstrap.core.checks import Cluster, ClusterNode
-from judge_bootstrap.core.problems import one_line
+from judge_bootstrap.core.problems import one_line, shown
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 10
@@ -42,6 +42,8 @@ def _read(kubeconfig: str | None, context: str | None, namespace: str, secret: s
 
     settings = client.Configuration()
     config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=settings)
+    if not settings.host.startswith(("https://", "http://")):
+        raise ValueError(f"the kubeconfig names the server {shown(settings.host)}, wanted: https://...")
     settings.retries = False
     with client.ApiClient(settings) as api:
         core = client.CoreV1Api(api)

@@ -1,0 +1,86 @@
+"""The cluster, AWS and this machine as doctor asks them: what cannot be asked is one line of text."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_bootstrap.adapters import bounded
+from judge_bootstrap.adapters.aws import AwsUnavailable, read_identity
+from judge_bootstrap.adapters.kube_checks import ClusterUnavailable, read_cluster
+from judge_bootstrap.adapters.tools import read_tools
+
+NOBODY = "https://127.0.0.1:9"
+
+
+def kubeconfig(**user: Any) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [
+        {"name": "c", "cluster": {"server": NOBODY}}], "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (json.dumps(kubeconfig(token="long-fake-token")), "Connection refused"),
+    ("", "Invalid kube-config"), ("[]", ""), ("a: [", ""), ("\0", ""),
+    (json.dumps({"apiVersion": "v1"}), "kube-config"),
+    (json.dumps(kubeconfig() | {"current-context": "other"}), "other"),
+    (json.dumps(kubeconfig(**{"client-certificate-data": "no base64"})), ""),
+    (json.dumps(kubeconfig(exec={"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-program"})), ""),
+    (json.dumps(kubeconfig(token="t") | {"clusters": [{"name": "c", "cluster": {"server": "nonsense"}}]}),
+     'names the server "nonsense", wanted: https://'),
+])
+def test_a_cluster_that_cannot_be_asked_is_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(content)
+    with pytest.raises(ClusterUnavailable) as caught:
+        read_cluster(kubeconfig=str(path), context=None, namespace="n", secret="s", selector={"role": "ai-gpu"})
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert "long-fake-token" not in str(caught.value)
+
+
+def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ClusterUnavailable, match="Invalid kube-config file"):
+        read_cluster(kubeconfig=str(tmp_path / "nope"), context=None, namespace="n", secret="s", selector={})
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", "Could not connect to the endpoint URL"),
+    ("AWS_ENDPOINT_URL", "nonsense", "Invalid endpoint: nonsense"),
+    ("AWS_PROFILE", "nobody", "The config profile (nobody) could not be found"),
+    ("AWS_ACCESS_KEY_ID", "", "Unable to locate credentials"),
+])
+def test_an_aws_that_cannot_be_asked_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str,
+                                                 message: str) -> None:
+    for variable, given in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_EC2_METADATA_DISABLED": "true",
+                            "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                            "NO_PROXY": "127.0.0.1", name: value}.items():
+        monkeypatch.setenv(variable, given)
+    with pytest.raises(AwsUnavailable) as caught:
+        read_identity("us-east-1")
+    assert message in str(caught.value)
+
+
+def test_a_call_that_hangs_is_left_behind() -> None:
+    import threading
+
+    ended = threading.Event()
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
+        bounded.within(0.05, ended.wait)
+    ended.set()
+
+
+def test_a_call_gives_what_it_returns_or_raises() -> None:
+    assert bounded.within(5, lambda: None) is None
+    with pytest.raises(ZeroDivisionError):
+        bounded.within(5, lambda: 1 / 0)
+
+
+def test_this_machine_has_what_the_tests_run_with() -> None:
+    tools = read_tools()
+    assert str(tools.programs["ansible-playbook"]).startswith("ansible-core 2.")
+    assert set(tools.wanted_collections) >= {"amazon.aws", "kubernetes.core"}
+    assert tools.free_bytes is not None
