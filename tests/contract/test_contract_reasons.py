@@ -8,11 +8,12 @@ from pathlib import Path
 from judge_node.reasons import REASONS
 
 ROOT = Path(__file__).parents[2]
-GIVEN = re.compile(r"""reason\s*=\s*["']([A-Z][A-Z_]+)["']|^[A-Z_]+ = "((?:INVENTORY|HOST|NODE|INTERRUPTED)[A-Z_]*)"$""", re.M)
+GIVEN = re.compile(
+    r"""reason\s*=\s*["']([A-Z][A-Z_]+)["']|^[A-Z_]+ = "((?:INVENTORY|HOST|NODE|INTERRUPTED)[A-Z_]*)"$""", re.MULTILINE)
 
 
 def test_every_reason_given_in_the_code_is_in_the_registry() -> None:
-    given = {code for path in (ROOT / "pytool").rglob("*.py") for pair in GIVEN.findall(path.read_text()) for code in pair}
-    given.discard("")
+    sources = [path.read_text() for path in (ROOT / "pytool").rglob("*.py")]
+    given = {code for text in sources for pair in GIVEN.findall(text) for code in pair if code}
     assert {"LOCKED", "NODE_SILENT", "INVENTORY_EMPTY", "SOURCE_DENIED"} <= given
     assert given - set(REASONS) == set()

@@ -188,14 +188,15 @@ def show_diff(app: AppContext, event: Event) -> None:
 
 def show_changes(app: AppContext, changes: Iterable[Change]) -> None:
     """Print a plan: each host's tasks that would change something, with the diff."""
-    last: str | None = None
+    by_host: dict[str, list[Change]] = {}
     for change in changes:
-        if change.host != last:
-            app.say(f"{change.host}:")
-            last = change.host
-        app.say(f"  would change: {change.task}")
-        for line in change.diff.splitlines():
-            app.say(f"      {line}")
+        by_host.setdefault(change.host, []).append(change)
+    for host, found in by_host.items():
+        app.say(f"{host}:")
+        for change in found:
+            app.say(f"  would change: {change.task}")
+            for line in change.diff.splitlines():
+                app.say(f"      {line}")
 
 
 def recap(app: AppContext, result: RunResult, next_steps: Sequence[str]) -> None:
@@ -243,6 +244,8 @@ def _hosts_table(app: AppContext, result: RunResult) -> None:
         failures = host.counts.get("failures", 0) + host.counts.get("dark", 0)
         # What went wrong follows below the table, in full.
         message = redactor().clean(host.message) if host.ok else host.reason or "failed"
+        if result.check and host.ok:
+            message = f"{host.counts.get('changed', 0)} tasks would change something" if host.changed else ""
         table.add_row(Text(name, style=style), str(host.counts.get("ok", 0)), str(host.counts.get("changed", 0)),
                       str(failures), host.state or "-", Text(message))
     app.console().print(table)

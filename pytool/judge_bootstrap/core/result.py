@@ -238,7 +238,10 @@ def failure_text(result: Mapping[str, Any]) -> str:
 
 
 def diff_text(result: Mapping[str, Any]) -> str:
-    """Return a module's diff as text: unified for before/after, as it is where the module prepared it."""
+    """Return a module's diff as text: unified for before/after, as it is where the module prepared it.
+
+    Headers stand only where the module named what it compares; without names they say nothing.
+    """
     from difflib import unified_diff
 
     parts: list[str] = []
@@ -251,9 +254,9 @@ def diff_text(result: Mapping[str, Any]) -> str:
                 parts.append(str(diff["prepared"]).rstrip("\n"))
                 continue
             before, after = (_as_text(diff.get(side)).splitlines() for side in ("before", "after"))
-            lines = unified_diff(before, after, str(diff.get("before_header") or "before"),
-                                 str(diff.get("after_header") or "after"), lineterm="")
-            parts.extend(lines)
+            names = [str(diff.get(f"{side}_header") or "") for side in ("before", "after")]
+            lines = list(unified_diff(before, after, *names, lineterm=""))
+            parts.extend(lines if any(names) else [line for line in lines[2:] if not line.startswith("@@")])
     return "\n".join(parts)
 
 

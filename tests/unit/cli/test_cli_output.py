@@ -91,4 +91,6 @@ def test_a_diff_of_objects_is_a_diff_of_their_json() -> None:
     text = diff_text({"diff": {"before": {"replicas": 1}, "after": {"replicas": 2}}})
     assert '-  "replicas": 1' in text and '+  "replicas": 2' in text
     assert diff_text({"diff": [{"prepared": "+ one\n"}]}) == "+ one"
+    named = {"before": "a", "after": "b", "before_header": "old.txt", "after_header": "new.txt"}
+    assert diff_text({"diff": named}).splitlines()[:2] == ["--- old.txt", "+++ new.txt"]
     assert diff_text({}) == ""

@@ -211,7 +211,7 @@ def test_plan_lists_each_hosts_changes_with_their_diff(desk: Desk) -> None:
     result = desk.invoke("--env", "prod", "plan")
     assert result.exit_code == 0
     assert "node-1:\n  would change: Prepare the instance store\n" in result.stdout
-    assert "      +format as xfs\n      +mount at /mnt/nvme\n" in result.stdout
+    assert "      -blank\n      +format as xfs\n      +mount at /mnt/nvme\n" in result.stdout
     _, answer = desk.invoke_json("--env", "prod", "plan")
     assert [(change["host"], change["task"]) for change in answer["changes"]] == [
         ("node-1", "Prepare the instance store")

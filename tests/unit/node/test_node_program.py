@@ -244,9 +244,8 @@ def test_every_reason_that_the_code_names_is_in_the_registry() -> None:
 
 def test_every_reason_has_causes_a_repair_and_an_exit_code() -> None:
     for reason in REASONS.values():
-        assert reason.meaning.endswith(".") and reason.causes and reason.repair and reason.exit_code in (1, 2, 3, 130), (
-            reason
-        )
+        assert reason.meaning.endswith(".") and reason.causes and reason.repair, reason
+        assert reason.exit_code in (1, 2, 3, 130), reason
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
