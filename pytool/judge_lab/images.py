@@ -58,6 +58,16 @@ _PACKAGES = (
     "util-linux",
     "libsmartcols1",  # vLLM on a CPU runs lscpu
 )
+# All that a pod's sandbox runs is `sleep`.
+_PAUSE_FILES = tuple(
+    Path(name)
+    for name in (
+        "/usr/bin/sleep",
+        "/lib64/ld-linux-x86-64.so.2",
+        "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+        "/lib/x86_64-linux-gnu/libc.so.6",
+    )
+)
 # Taken along where the machine has them.
 _OPTIONAL_PACKAGES = ("ca-certificates", "libproc2-0", "netbase", "procps", "tzdata")
 _SKIPPED = (
@@ -129,12 +139,12 @@ def ensure(report: Callable[[str], None]) -> list[Image]:
             stale.unlink()
         layer = _layer(_files_of(sorted(versions)), version)
         write_archive(found[0], layer, ["vllm", "serve"])
-        write_archive(found[1], layer, ["/usr/bin/sleep", "infinity"])
+        write_archive(found[1], _layer(_PAUSE_FILES, version), ["/usr/bin/sleep", "infinity"])
     return found
 
 
 # Counts changes of how the root is put together, so that a cache made by an older version is not used.
-_RECIPE = 2
+_RECIPE = 3
 
 
 def python_version() -> str:

@@ -160,24 +160,19 @@ class Api:
 
         What a node that was killed reported last stays for a while, so older reports do not count.
         """
+        lease_path = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}"
         try:
             node = self.call("GET", f"/api/v1/nodes/{name}")
-            lease = self.call("GET", f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
+            boot = datetime.datetime.fromtimestamp(since, datetime.UTC)
+            if not offers_gpu_since(node, boot):
+                return False
+            # A node that has just joined has nothing old, and its lease may come seconds later. Any other may have been
+            # up again within the second that its last report names; the lease counts microseconds.
+            if _time(node["metadata"]["creationTimestamp"]) >= boot.replace(microsecond=0):
+                return True
+            return _time(self.call("GET", lease_path)["spec"]["renewTime"]) > boot
         except (OSError, ValueError):
             return False
-        # A condition's time has whole seconds, and a node may be up in less; the lease has microseconds.
-        boot = datetime.datetime.fromtimestamp(since, datetime.UTC)
-        reported = [
-            datetime.datetime.fromisoformat(condition["lastHeartbeatTime"])
-            for condition in node["status"].get("conditions", [])
-            if condition["type"] == "Ready"
-        ]
-        return (
-            _is_ready(node)
-            and all(report >= boot.replace(microsecond=0) for report in reported)
-            and datetime.datetime.fromisoformat(lease["spec"]["renewTime"]) > boot
-            and node["status"].get("allocatable", {}).get("nvidia.com/gpu") == "1"
-        )
 
     def delete_node(self, name: str) -> None:
         try:
@@ -185,6 +180,18 @@ class Api:
         except urllib.error.HTTPError as err:
             if err.code != 404:
                 raise
+
+
+def offers_gpu_since(node: Mapping[str, Any], boot: datetime.datetime) -> bool:
+    """Say whether a Node is Ready and offers one GPU, as reported not before `boot` (to the second)."""
+    status = node["status"]
+    reports = [_time(entry["lastHeartbeatTime"]) for entry in status.get("conditions", []) if entry["type"] == "Ready"]
+    fresh = bool(reports) and min(reports) >= boot.replace(microsecond=0)
+    return fresh and _is_ready(node) and status.get("allocatable", {}).get("nvidia.com/gpu") == "1"
+
+
+def _time(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)
 
 
 def _is_ready(node: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import ssl
 import tomllib
@@ -92,6 +93,22 @@ def test_certificates_are_made_once(layout: Layout) -> None:
 def test_the_api_server_runs_with_real_authorization_and_admission(layout: Layout) -> None:
     words = kube.command("kube-apiserver", Path("/cache/kube-apiserver"), layout)
     assert {"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "ready", "gpus", "up"),
+    [
+        ("2026-11-24T15:00:05Z", "True", "1", True),
+        ("2026-11-24T15:00:04Z", "True", "1", False),  # what the node said before it was killed
+        ("2026-11-24T15:00:06Z", "False", "1", False),
+        ("2026-11-24T15:00:06Z", "True", "0", False),
+    ],
+)
+def test_a_node_is_up_when_it_says_so_after_its_start(heartbeat: str, ready: str, gpus: str, up: bool) -> None:
+    boot = datetime.datetime(2026, 11, 24, 15, 0, 5, 900_000, tzinfo=datetime.UTC)
+    conditions = [{"type": "Ready", "status": ready, "lastHeartbeatTime": heartbeat}]
+    reported = {"status": {"conditions": conditions, "allocatable": {"nvidia.com/gpu": gpus}}}
+    assert kube.offers_gpu_since(reported, boot) is up
 
 
 def test_what_is_waited_for_in_vain_is_told_with_its_hint() -> None:
