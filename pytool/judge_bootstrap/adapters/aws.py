@@ -28,8 +28,8 @@ def call_errors() -> tuple[type[Exception], ...]:
     """Return what a boto3 call raises when AWS cannot be asked, denies, or answers something that is not its protocol.
 
     Beside botocore's two families: its parser's own error (a proxy's page instead of XML), urllib3's for a body that is
-    cut or badly packed, LookupError for a member that is missing, ValueError for an endpoint that is no URL, and what the
-    parser trips over when the answer is JSON of another shape (AttributeError, TypeError).
+    cut or badly packed, LookupError for a member that is missing, ValueError for an endpoint that is no URL, and
+    what the parser trips over when the answer is JSON of another shape (AttributeError, TypeError).
     """
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError

@@ -33,7 +33,9 @@ def read_cluster(*, kubeconfig: str | None, context: str | None, namespace: str,
         return within(CLUSTER_SECONDS, lambda: _read(kubeconfig, context, namespace, secret, labels))
     except ApiException as error:
         raise ClusterUnavailable(one_line(f"the API server answers {error.status} {error.reason}")) from error
-    except (ConfigException, HTTPError, TimeoutError, OSError, YAMLError, ValueError, TypeError, LookupError) as error:
+    # The last four are what the client trips over when kubeconfig or answer have another shape than expected.
+    except (ConfigException, HTTPError, OSError, YAMLError,
+            ValueError, TypeError, LookupError, AttributeError) as error:
         raise ClusterUnavailable(one_line(getattr(error, "reason", None) or error)) from error
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,32 @@ def test_a_cluster_that_cannot_be_asked_is_one_line(tmp_path: Path, content: str
     assert "long-fake-token" not in str(caught.value)
 
 
+@pytest.mark.parametrize("body", [b"<html>login</html>", b"[]", b"{}", b"3", b"null", b"\xff", b""])
+@pytest.mark.parametrize("status", [200, 302, 401, 500])
+def test_an_api_server_that_is_none_is_one_line(tmp_path: Path, status: int, body: bytes) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        content = kubeconfig(token="t")
+        content["clusters"][0]["cluster"]["server"] = f"http://127.0.0.1:{server.server_port}"
+        (tmp_path / "kubeconfig").write_text(json.dumps(content))
+        with pytest.raises(ClusterUnavailable) as caught:
+            read_cluster(kubeconfig=str(tmp_path / "kubeconfig"), context=None, namespace="n", secret="s", selector={})
+        server.shutdown()
+        thread.join()
+    assert str(caught.value).isprintable()
+
+
 def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClusterUnavailable, match="Invalid kube-config file"):
         read_cluster(kubeconfig=str(tmp_path / "nope"), context=None, namespace="n", secret="s", selector={})
@@ -65,8 +93,6 @@ def test_an_aws_that_cannot_be_asked_is_one_line(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_call_that_hangs_is_left_behind() -> None:
-    import threading
-
     ended = threading.Event()
     with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
         bounded.within(0.05, ended.wait)
