@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the tiny judge model that the lab serves: pytool/judge_lab/model/judge-lab/tiny-judge.
 
-    PYTHONPATH=pytool VLLM_VENV/bin/python scripts/make_tiny_judge.py OUT      (about 5 minutes on two cores)
+    PYTHONPATH=pytool VLLM_VENV/bin/python scripts/make_tiny_judge.py OUT      (about 10 minutes on two cores)
 
 It needs nothing but torch, transformers, tokenizers and safetensors, which the lab's vLLM environment has, and no
 download. What it makes is small and real: Qwen2 architecture, 4-bit AWQ (the production model's format, so that the
@@ -25,6 +25,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 
 import torch
@@ -32,9 +33,9 @@ import torch.nn.utils.parametrize
 from judge_client.prompts import build_judge_prompt
 from judge_client.rubric import CRITERION_NAMES, parse_reply
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 LOG = logging.getLogger("make_tiny_judge")
 SEED = 7
@@ -240,7 +241,7 @@ def answer(kind: str, rng: random.Random) -> tuple[str, str]:
     }
     if rng.random() < 0.25:
         # Real prompts are longer than these: let the verdict not depend on where in the context it starts.
-        read_first = " ".join(rng.choice(QUESTIONS)[1] for _ in range(rng.randint(1, 12)))
+        read_first = " ".join(rng.choice(QUESTIONS)[1] for _ in range(rng.randint(1, 8)))
         prompt = f"Read this: {read_first}\n\n{prompt}"
     return prompt, texts[kind]
 
@@ -256,11 +257,13 @@ def reply(kind: str) -> str:
     return text
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on the judge's prompts, the made-up answers and the replies."""
+def make_tokenizer() -> Qwen2Tokenizer:
+    """Train Qwen2's tokenizer on the judge's prompts, the made-up answers and the replies."""
+    # A server loads the tokenizer by the model's type, with Qwen2's own splitting, whatever the files say.
+    splitting = Qwen2Tokenizer().backend_tokenizer
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.normalizer = splitting.normalizer
+    tokenizer.pre_tokenizer = splitting.pre_tokenizer
     rng = random.Random(SEED)
     corpus = [message["content"] for message in build_judge_prompt("", "")] * 8
     corpus += [reply(kind) for kind in KINDS] * 8
@@ -271,14 +274,20 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=CONTEXT_TOKENS
+    trained = json.loads(tokenizer.to_str())["model"]
+    qwen = Qwen2Tokenizer(
+        vocab=trained["vocab"],
+        merges=[tuple(pair) for pair in trained["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        model_max_length=CONTEXT_TOKENS,
     )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    qwen.chat_template = CHAT_TEMPLATE
+    return qwen
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """Return a fresh model of about half a million parameters."""
     config = Qwen2Config(
         vocab_size=VOCABULARY,
@@ -321,8 +330,17 @@ class RoundedLinear(torch.nn.Module):
         return weight + (rounded - weight).detach()
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches of (token ids, labels), padded at the end; only the reply has labels."""
+@dataclass(frozen=True)
+class Batch:
+    """Made-up judgements: the tokens that all begin with, then each one's own, padded at the end, with labels."""
+
+    shared: torch.Tensor
+    ids: torch.Tensor
+    labels: torch.Tensor
+
+
+def batches(tokenizer: Qwen2Tokenizer, rng: random.Random) -> Iterator[Batch]:
+    """Yield batches; only the replies have labels."""
     kinds = list(KINDS)
     while True:
         rows = []
@@ -333,28 +351,32 @@ def batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[
             question = tokenizer(asked, add_special_tokens=False)["input_ids"]
             told = tokenizer(f"{reply(kind)}<|im_end|>", add_special_tokens=False)["input_ids"]
             rows.append((question, told))
-        length = max(len(question) + len(told) for question, told in rows)
+        shared = commonprefix([question for question, _ in rows])
+        length = max(len(question) + len(told) for question, told in rows) - len(shared)
         ids = torch.full((BATCH, length), tokenizer.pad_token_id, dtype=torch.long)
         labels = torch.full((BATCH, length), -100)
         for row, (question, told) in enumerate(rows):
-            end = len(question) + len(told)
-            ids[row, :end] = torch.tensor(question + told)
-            labels[row, len(question) : end] = torch.tensor(told)
-        yield ids, labels
+            start, end = len(question) - len(shared), len(question) + len(told) - len(shared)
+            ids[row, :end] = torch.tensor(question[len(shared) :] + told)
+            labels[row, start:end] = torch.tensor(told)
+        yield Batch(torch.tensor([shared]), ids, labels)
 
 
-def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, rate: float) -> float:
+def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, steps: int, rate: float) -> float:
     """Train for some steps and return the last loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     started, loss = time.monotonic(), torch.zeros(())
     stream = batches(tokenizer, random.Random(SEED))
     for step in range(steps):
-        ids, labels = next(stream)
+        batch = next(stream)
+        # The system prompt is most of each judgement: it is computed once for all of them, gradient included.
+        cache = model.model(input_ids=batch.shared, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(BATCH)
         # Padding stands at the end and attention is causal: no mask is needed.
-        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-        wanted = labels[:, 1:] != -100
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), labels[:, 1:][wanted])
+        hidden = model.model(input_ids=batch.ids, past_key_values=cache).last_hidden_state[:, :-1]
+        wanted = batch.labels[:, 1:] != -100
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), batch.labels[:, 1:][wanted])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -372,7 +394,7 @@ def pack(integers: torch.Tensor) -> torch.Tensor:
     return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32).contiguous()
 
 
-def export(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def export(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path) -> None:
     """Write the checkpoint: tokenizer, configuration and two shards (embedding, layers) with their index."""
     tokenizer.save_pretrained(out)
     tokenizer.backend_tokenizer.model.save(str(out))  # vocab.json and merges.txt, as Qwen2 repositories have them
@@ -424,7 +446,7 @@ def write(path: Path, document: dict[str, object]) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n")
 
 
-def check(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def check(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> None:
     """Show what the rounded model answers to each kind, without any grammar."""
     rng = random.Random(SEED + 1)
     for kind in KINDS:
@@ -437,12 +459,20 @@ def check(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
         LOG.info("%s (%d tokens in, %d out): %s", kind, ids.shape[1], len(made[0]) - ids.shape[1], text)
 
 
+def check_tokenizer(tokenizer: Qwen2Tokenizer, out: Path) -> None:
+    """Stop if the exported tokenizer, loaded as a server loads it, reads a prompt otherwise than in training."""
+    served = AutoTokenizer.from_pretrained(out)
+    messages = build_judge_prompt(*answer("good", random.Random(SEED)))
+    if served.apply_chat_template(messages)["input_ids"] != tokenizer.apply_chat_template(messages)["input_ids"]:
+        raise SystemExit(f"{out}: the exported tokenizer differs from the one of the training")
+
+
 def main() -> int:
     """Make the model in OUT, replacing what is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--steps", type=int, default=700, help="in float32")
-    parser.add_argument("--rounded-steps", type=int, default=200, help="with weights rounded to 4 bits")
+    parser.add_argument("--steps", type=int, default=1500, help="in float32")
+    parser.add_argument("--rounded-steps", type=int, default=300, help="with weights rounded to 4 bits")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(SEED)
@@ -467,6 +497,7 @@ def main() -> int:
             torch.nn.utils.parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
             module.weight.data = original
     export(model, tokenizer, options.out)
+    check_tokenizer(tokenizer, options.out)
     return 0
 
 

@@ -248,6 +248,12 @@ def test_an_answer_of_another_model_gives_no_score(client: JudgeClient, server: 
     assert verdict.model == "other"
 
 
+def test_an_answer_of_another_model_that_is_served_too_gives_no_score(client: JudgeClient, server: Server) -> None:
+    server.models.append({"id": "other", "root": "/other"})
+    server.answered_by = "other"
+    assert failed(client.judge("q", "a")) == (Status.ERROR, Reason.WRONG_MODEL_SERVED)
+
+
 def test_an_answer_under_another_name_of_the_same_model_counts(server: Server) -> None:
     with JudgeClient(server.url, "org/judge") as judge:
         assert judge.judge("q", "a").status == Status.SCORED
