@@ -139,7 +139,7 @@ def running_site() -> Iterator[Site]:
 
 
 def main() -> int:
-    per_fault, invalid = (1, 20) if small() else (5, 500)
+    per_fault, invalid = (1, 20) if small() else (5, 300)
     chance = random.Random(SEED)
     tally = Tally()
     with running_site() as site:
