@@ -101,7 +101,10 @@ class Disk:
         if self.mount_path.exists():
             subprocess.run(["chattr", "-i", str(self.mount_path)], check=False, capture_output=True)
             self.mount_path.chmod(0o755)
-        subprocess.run(["losetup", "--detach", self.loop], check=True)
+        backing = Path(f"/sys/block/{Path(self.loop).name}/loop/backing_file")
+        # A test that failed between two loop devices may name one that somebody else has by now.
+        if backing.exists() and backing.read_text().strip() == str(self.image):
+            subprocess.run(["losetup", "--detach", self.loop], check=True)
 
 
 @pytest.fixture
