@@ -63,8 +63,7 @@ def fetch_models(base_url: str) -> Any:
         with opener.open(f"{base_url}/v1/models", timeout=TIMEOUT_SECONDS) as answer:
             return json.load(answer)
     except (OSError, ValueError, urllib.error.URLError) as error:
-        raise BootstrapError(f"/v1/models did not answer: {error}", reason="PROBE_FAILING",
-                             hint="kubectl -n NAMESPACE logs deploy/SERVICE") from error
+        raise BootstrapError(f"/v1/models did not answer: {error}", reason="PROBE_FAILING") from error
 
 
 def judge_once(base_url: str, model: str) -> Mapping[str, Any]:
@@ -80,13 +79,13 @@ def judge_once(base_url: str, model: str) -> Mapping[str, Any]:
     return asdict(verdict)
 
 
-def check(endpoints: list[Endpoint], service: str, served_model_name: str, commit: str,
+def check(endpoints: list[Endpoint], namespace: str, service: str, served_model_name: str, commit: str,
           forward: Callable[[Endpoint], AbstractContextManager[str]],
           models: Callable[[str], Any] = fetch_models,
           judge: Callable[[str, str], Mapping[str, Any]] = judge_once) -> Judged:
     """Ask every pod which model it serves, and the first one for a verdict. Raises BootstrapError when one fails."""
     if not endpoints:
-        raise BootstrapError(f"no pod is ready behind {service}", reason="POD_PENDING",
+        raise BootstrapError(f"no pod is ready behind {namespace}/{service}", reason="POD_PENDING",
                              hint="judge-bootstrap run vllm_k8s")
     verdict: Mapping[str, Any] | None = None
     for endpoint in endpoints:
@@ -95,7 +94,7 @@ def check(endpoints: list[Endpoint], service: str, served_model_name: str, commi
                 served_model(models(base_url), served_model_name, commit)
             except BootstrapError as error:
                 raise BootstrapError(f"pod {endpoint.pod}: {error.message}", reason=error.reason,
-                                     hint=error.hint) from error
+                                     hint=error.hint or f"kubectl -n {namespace} logs {endpoint.pod}") from error
             if verdict is None:
                 verdict = judge(base_url, served_model_name)
     assert verdict is not None

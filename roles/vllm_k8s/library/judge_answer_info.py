@@ -70,7 +70,7 @@ def main():
         api_client = connect(params["kubeconfig"], params["context"])
         found = check(
             ready_endpoints(api_client, params["namespace"], params["service"]),
-            params["service"], params["served_model_name"], params["commit"],
+            params["namespace"], params["service"], params["served_model_name"], params["commit"],
             forward=lambda endpoint: forward(api_client, params["namespace"], endpoint.pod, endpoint.port),
         )
     except BootstrapError as error:

@@ -58,7 +58,7 @@ class FakePods:
 
     def check(self, *names: str) -> Any:
         endpoints = [Endpoint(name, 8000) for name in names]
-        return check(endpoints, "judge-service", "judge", COMMIT, self.forward, self.models, self.judge)
+        return check(endpoints, "llm-judge", "judge-service", "judge", COMMIT, self.forward, self.models, self.judge)
 
 
 def test_every_pod_is_asked_for_its_model_and_one_for_a_verdict() -> None:
@@ -71,11 +71,21 @@ def test_one_pod_with_an_old_model_fails_and_is_named() -> None:
     pods = FakePods({"a": MODELS, "b": {"data": [{"id": "judge", "root": "/old"}]}})
     with pytest.raises(BootstrapError, match="pod b: judge is served from /old") as caught:
         pods.check("a", "b")
-    assert caught.value.reason == "WRONG_MODEL_SERVED"
+    assert (caught.value.reason, caught.value.hint) == ("WRONG_MODEL_SERVED", "judge-bootstrap run vllm_k8s verify")
+
+
+def test_a_pod_that_does_not_answer_is_named_with_the_command_for_its_log() -> None:
+    def refuse(base_url: str) -> Any:
+        raise BootstrapError("/v1/models did not answer", reason="PROBE_FAILING")
+
+    pods = FakePods({})
+    with pytest.raises(BootstrapError, match="pod a: /v1/models did not answer") as caught:
+        check([Endpoint("a", 8000)], "llm-judge", "judge-service", "judge", COMMIT, pods.forward, refuse, pods.judge)
+    assert caught.value.hint == "kubectl -n llm-judge logs a"
 
 
 def test_no_ready_pod_is_no_success() -> None:
-    with pytest.raises(BootstrapError, match="no pod is ready behind judge-service") as caught:
+    with pytest.raises(BootstrapError, match="no pod is ready behind llm-judge/judge-service") as caught:
         FakePods({}).check()
     assert caught.value.reason == "POD_PENDING"
 

@@ -36,7 +36,8 @@ def test_what_the_server_reads_is_allowed(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["pytorch_model.bin", "modeling.py", "model.pkl", "model.pt", "weights.tar",
-                                  "README.md", "onnx/model.safetensors", "../config.json", "model.safetensors.py", "x.JSON"])
+                                  "README.md", "onnx/model.safetensors", "../config.json", "model.safetensors.py",
+                                  "x.JSON"])
 def test_anything_else_is_not(path: str) -> None:
     assert not is_allowed(path)
 
