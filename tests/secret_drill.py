@@ -23,7 +23,7 @@ from judge_bootstrap.adapters import private
 from judge_bootstrap.cli.main import COMMANDS, cli
 from judge_lab.hub import Fault, HubServer
 from run_drills import MODEL_BYTES, RUN_ID, SLOW_BYTES_PER_SECOND, SOURCE, is_node_program
-from ssh_hosts import MARK, Hosts, environment_of, pids, ssh_hosts, wait_until
+from ssh_hosts import MARK, Hosts, children_of, environment_of, pids, ssh_hosts, wait_until
 
 GATED = "drill/gated"
 # These may stand in the environment of our own processes on the controller: that is how AWS's tools know who they are.
@@ -86,6 +86,7 @@ class Watch:
         """Look at all argv, at the environment of what runs on hosts, and of what a run started here."""
         self.samples += 1
         beside_aws = tuple(name for name in self.secrets if name not in AWS_CANARIES)
+        started_here = set(children_of(cli_pid))
         for pid in pids():
             if pid in (cli_pid, os.getpid()):
                 continue  # the CLI was given the secrets by its user, and this program made them
@@ -95,7 +96,7 @@ class Watch:
             environment = environment_of(pid)
             if any(item.startswith(MARK.encode()) for item in environment):
                 self.look(scenario, "environment on a host", b"\0".join(environment))
-            elif any(item.startswith(RUN_ID) for item in environment):
+            elif pid in started_here or any(item.startswith(RUN_ID) for item in environment):
                 self.look(scenario, "environment of a run's process", b"\0".join(environment), names=beside_aws)
 
     def look_at_files(self, scenario: str, root: Path, *, but: tuple[str, ...] = ()) -> None:

@@ -24,11 +24,10 @@ import yaml
 
 from judge_bootstrap.adapters import processes
 from judge_bootstrap.adapters.private import private_directory
+from judge_bootstrap.core.redact import HUB_TOKEN_VARIABLES, without_hub_tokens
 
 log = logging.getLogger("judge_bootstrap.runner")
 
-# Where huggingface_hub looks for a token in the environment, best first.
-HUB_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 INTERRUPT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -221,9 +220,7 @@ def child_environment(ours: Mapping[str, str], request: PlaybookRun, private: Pa
     The token goes into a 0600 file of the private directory: there the resolver finds it, and neither ssh nor a
     task can hand it on. AWS keys stay: reading the inventory needs them, and ssh sends no variable by itself.
     """
-    environment = dict(of_runner)
-    for name in HUB_TOKEN_VARIABLES:
-        environment.pop(name, None)
+    environment = without_hub_tokens(of_runner)
     token = next((ours[name] for name in HUB_TOKEN_VARIABLES if ours.get(name)), None)
     if token:
         token_file = private / "hub-token"

@@ -35,6 +35,14 @@ SECRET_SHAPE = re.compile(
 # Shorter values would mask ordinary words; no real token is that short.
 SHORTEST_SECRET = 8
 
+# Where huggingface_hub looks for a token in the environment, best first.
+HUB_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def without_hub_tokens(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for a program that has no business with the Hub."""
+    return {name: value for name, value in environment.items() if name not in HUB_TOKEN_VARIABLES}
+
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a variable of this name holds a secret itself (`hf_token`), not a reference (`hf_token_file`)."""

@@ -254,9 +254,9 @@ def diff_text(result: Mapping[str, Any]) -> str:
                 parts.append(str(diff["prepared"]).rstrip("\n"))
                 continue
             before, after = (_as_text(diff.get(side)).splitlines() for side in ("before", "after"))
-            names = [str(diff.get(f"{side}_header") or "") for side in ("before", "after")]
-            lines = list(unified_diff(before, after, *names, lineterm=""))
-            parts.extend(lines if any(names) else [line for line in lines[2:] if not line.startswith("@@")])
+            old, new = (str(diff.get(f"{side}_header") or "") for side in ("before", "after"))
+            lines = list(unified_diff(before, after, old, new, lineterm=""))
+            parts.extend(lines if old or new else [line for line in lines[2:] if not line.startswith("@@")])
     return "\n".join(parts)
 
 
