@@ -18,9 +18,9 @@ from ssh_hosts import Hosts, environment_of, pids, ssh_hosts, wait_until
 
 SOURCE = Path(__file__).resolve().parents[1]
 REPOSITORY = "drill/tiny"
-# A model of this size at this rate takes far longer than any drill waits, so a run is always caught in the middle.
 MODEL_BYTES = 1 << 20
-SLOW_BYTES_PER_SECOND = 4096.0
+# Far longer than any drill waits, so that a run is always caught in the middle.
+SLOW_SECONDS = 300.0
 RUN_ID = b"JUDGE_BOOTSTRAP_RUN_ID="
 # The node program gets 10 s from its module to stop; what lives on after twice that is an orphan.
 ORPHAN_SECONDS = 20.0
@@ -32,17 +32,16 @@ class Drill:
 
     hosts: Hosts
     hub: HubServer
-    faults: list[Fault]
     state: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def slow(self) -> None:
-        """Make downloads so slow that a run can be caught in the middle."""
-        self.faults[:] = [Fault("slow", "*.safetensors", None, SLOW_BYTES_PER_SECOND)]
+    def slow(self, seconds: float = SLOW_SECONDS) -> None:
+        """Make each download of the model take so long that a run can be caught in the middle."""
+        self.hub.faults[:] = [slow_download(seconds)]
 
     def fast(self) -> None:
-        """End the slowness for requests to come."""
-        self.faults.clear()
+        """End the slowness, for requests to come."""
+        self.hub.faults.clear()
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start the CLI on the drill's environment, as a shell would."""
@@ -52,6 +51,7 @@ class Drill:
                                    cwd=self.hosts.root, env=environment, text=True, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, start_new_session=True)
         self.started.append(process)
+        self.hub.requests.clear()
         return process
 
     def run(self, *words: str) -> tuple[int, dict[str, Any]]:
@@ -59,12 +59,13 @@ class Drill:
         return finish(self.start(*words))
 
     def wait_until_working(self, process: subprocess.Popen[str], seconds: float = 60.0) -> None:
-        """Wait until the node program fetches on every host. Raises AssertionError when the CLI ends before."""
+        """Wait until every host fetches the model. Raises AssertionError when the CLI ends before."""
         def all_work() -> bool:
             assert process.poll() is None, f"the run ended too early: {process.communicate()}"
-            return all(any(map(is_node_program, host.processes())) for host in self.hosts.hosts)
+            fetches = [request for request in self.hub.requests if request.download_host and request.method == "GET"]
+            return len(fetches) >= len(self.hosts.hosts)
 
-        wait_until(all_work, seconds, "the node program on every host")
+        wait_until(all_work, seconds, "every host to fetch the model")
 
     def end(self) -> None:
         """End what a drill that failed left running."""
@@ -101,6 +102,11 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals = signal.SI
     process.send_signal(number)
 
 
+def slow_download(seconds: float = SLOW_SECONDS) -> Fault:
+    """Return the Hub's fault that makes a download of the model take that long."""
+    return Fault("slow", "*.safetensors", None, MODEL_BYTES / seconds)
+
+
 def is_node_program(pid: int) -> bool:
     """Tell whether a process is judge-node itself."""
     return "judge-node.pyz cache" in command_line(pid)
@@ -121,11 +127,10 @@ def drill(root: Path, count: int) -> Iterator[Drill]:
     model.mkdir(parents=True)
     (model / "config.json").write_text('{"model_type": "qwen2"}')
     (model / "model.safetensors").write_bytes(os.urandom(MODEL_BYTES))
-    faults: list[Fault] = []
-    with (HubServer(root / "models", "127.0.0.1", 0, faults=faults) as hub,
+    with (HubServer(root / "models", "127.0.0.1", 0) as hub,
           ssh_hosts(root / "hosts", count, variables={"model_cache_repo_id": REPOSITORY,
                                                       "model_cache_hub_endpoint": hub.url}) as hosts):
-        made = Drill(hosts, hub, faults, root / "state")
+        made = Drill(hosts, hub, root / "state")
         try:
             yield made
         finally:

@@ -21,8 +21,8 @@ from urllib.parse import quote
 import click
 from judge_bootstrap.adapters import private
 from judge_bootstrap.cli.main import COMMANDS, cli
-from judge_lab.hub import Fault, HubServer
-from run_drills import MODEL_BYTES, RUN_ID, SLOW_BYTES_PER_SECOND, SOURCE, is_node_program
+from judge_lab.hub import HubServer
+from run_drills import MODEL_BYTES, RUN_ID, SOURCE, is_node_program, slow_download
 from ssh_hosts import MARK, Hosts, children_of, environment_of, pids, ssh_hosts, wait_until
 
 GATED = "drill/gated"
@@ -178,13 +178,13 @@ class SecretDrill:
 
     root: Path
     hosts: Hosts
-    faults: list[Fault]
+    hub: HubServer
     watch: Watch
 
     def play(self, scenario: Scenario) -> int:
         """Run one scenario under observation; return its exit code."""
         log, before = self.root / "run.log", self.private_directories()
-        self.faults[:] = [Fault("slow", "*.safetensors", None, SLOW_BYTES_PER_SECOND)] if scenario.interrupt else []
+        self.hub.faults[:] = [slow_download()] if scenario.interrupt else []
         process = subprocess.Popen([sys.executable, "-m", "judge_bootstrap", *scenario.words], cwd=self.root / "work",
                                    env={**self.environment(log), **scenario.environment}, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, start_new_session=True)
@@ -258,8 +258,7 @@ def secret_drill(root: Path) -> Iterator[SecretDrill]:
         f"users: [{{name: drill, user: {{token: {planted['KUBE_TOKEN']}}}}}]\n"
         "contexts: [{name: drill, context: {cluster: drill, user: drill}}]\n")
     node_token.write_text(planted["HF_TOKEN"])
-    faults: list[Fault] = []
-    with (HubServer(root / "models", "127.0.0.1", 0, faults=faults, tokens={GATED: planted["HF_TOKEN"]}) as hub,
+    with (HubServer(root / "models", "127.0.0.1", 0, tokens={GATED: planted["HF_TOKEN"]}) as hub,
           ssh_hosts(root / "hosts", 2, variables={
               "model_cache_repo_id": GATED, "model_cache_hub_endpoint": hub.url,
               "model_cache_token_file": str(node_token),
@@ -271,4 +270,4 @@ def secret_drill(root: Path) -> Iterator[SecretDrill]:
         (far / "all.yml").write_text(
             "judge_environment: {production: false, provider: aws, region: us-east-1, expected_hosts: null,\n"
             "  appconfig: {application: judge-bootstrap, environment: far, profile: judge-inference}}\n")
-        yield SecretDrill(root, hosts, faults, Watch(planted, {kubeconfig, node_token}))
+        yield SecretDrill(root, hosts, hub, Watch(planted, {kubeconfig, node_token}))
