@@ -14,7 +14,7 @@ class PyzBuildHook(BuildHookInterface):  # type: ignore[type-arg]
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        # An editable install uses the checkout in place, where the program is zipped from its sources when it is needed.
+        # An editable install uses the checkout in place: there the program is zipped from its sources when needed.
         if version == "editable":
             return
         target = Path(self.root, "build", "judge-node.pyz")

@@ -18,7 +18,8 @@ def machine() -> str:
     model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                   if line.startswith("model name")), platform.machine())
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}"
+    software = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, {software}"
 
 
 def run(target: str) -> tuple[list[dict[str, object]], int]:
@@ -38,7 +39,8 @@ def main(targets: list[str]) -> int:
                  f"| `make {target}` | `{json.dumps(figure.get('detail', {}))}` |" for figure in figures]
     text = "\n".join([
         "# Results of the last full run", "",
-        f"Written by `make figures` on {datetime.now(UTC):%Y-%m-%d}, SCALE={os.environ.get('SCALE', 'full')}, on {machine()}.", "",
+        f"Written by `make figures` on {datetime.now(UTC):%Y-%m-%d}, SCALE={os.environ.get('SCALE', 'full')},",
+        f"on {machine()}.", "",
         "| figure | value | goal | met | command | detail |", "| --- | --- | --- | --- | --- | --- |", *rows, ""])
     (HERE / "RESULTS.md").write_text(text)
     if failed:

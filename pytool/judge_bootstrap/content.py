@@ -1,4 +1,4 @@
-"""Where the Ansible content (playbooks, roles, inventory, ansible.cfg) lies: the packaged copy, or the checkout in place."""
+"""Where the Ansible content (playbooks, roles, inventory, ansible.cfg) lies: the packaged copy, or the checkout."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ def content_root() -> Path:
     if override:
         root = Path(override).resolve()
         if not (root / "playbooks").is_dir():
-            raise UsageProblem(f"{ENV_VAR} is {override!r}, which has no playbooks/ folder",
-                               hint=f"unset {ENV_VAR}, or point it at a checkout of judge-bootstrap")
+            raise UsageProblem(
+                f"{ENV_VAR} is {override!r}, which has no playbooks/ folder",
+                hint=f"unset {ENV_VAR}, or point it at a checkout of judge-bootstrap",
+            )
         return root
     package = Path(str(resources.files("judge_bootstrap")))
     packaged, checkout = package / "_ansible", package.parent.parent
     for root in (packaged, checkout):
         if (root / "playbooks").is_dir():
             return root
-    raise UsageProblem(f"no playbooks found: {ENV_VAR} is not set, and neither {packaged} nor {checkout} has playbooks/",
-                       hint="reinstall judge-bootstrap, or set " + ENV_VAR)
+    raise UsageProblem(
+        f"no playbooks found: {ENV_VAR} is not set, and neither {packaged} nor {checkout} has playbooks/",
+        hint=f"reinstall judge-bootstrap, or set {ENV_VAR}",
+    )

@@ -30,7 +30,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the wheel with its dependencies in an empty environment; return that environment's bin folder."""
     root = tmp_path_factory.mktemp("empty-environment")
     venv.create(root, with_pip=True)
-    done = subprocess.run([root / "bin" / "pip", "install", "-q", str(wheel)], capture_output=True, text=True, check=False)
+    install = [root / "bin" / "pip", "install", "-q", str(wheel)]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return root / "bin"
 
@@ -44,8 +45,8 @@ def outside(bin_folder: Path, *argv: str, cwd: Path) -> subprocess.CompletedProc
 def test_the_wheel_carries_every_tracked_playbook_role_and_inventory_file(wheel: Path) -> None:
     tracked = subprocess.run(["git", "ls-files", "playbooks", "roles", "inventory"], cwd=CHECKOUT,
                              capture_output=True, text=True, check=True).stdout.split()
-    names = zipfile.ZipFile(wheel).namelist()
-    packaged = {name.removeprefix("judge_bootstrap/_ansible/") for name in names if name.startswith("judge_bootstrap/_ansible/")}
+    content = "judge_bootstrap/_ansible/"
+    packaged = {name.removeprefix(content) for name in zipfile.ZipFile(wheel).namelist() if name.startswith(content)}
     assert set(tracked) <= packaged
     assert packaged - set(tracked) == {"ansible.cfg", "requirements.yml", "judge-node.pyz"}
 

@@ -50,7 +50,9 @@ def bring_up(app: AppContext, nodes: int | None = None) -> None:
 
     call(site.up, **({} if nodes is None else {"nodes": nodes}), report=report)
     if not app.quiet:
-        click.echo("Stand-ins in this environment: " + "; ".join(call(site.stand_ins)), err=True)
+        click.echo("Stand-ins in this environment:", err=True)
+        for sentence in call(site.stand_ins):
+            report(f"  - {sentence}")
     os.environ.update(call(site.environment))
 
 

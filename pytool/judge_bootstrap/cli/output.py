@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,7 +66,7 @@ class Lines:
         return None
 
     def add(self, event: Event) -> None:
-        """Print what a person would want to know; skipped tasks only with -v, Ansible's own output only with -vv."""
+        """Print what a person would want to know; with -v every task, with -vv Ansible's own output too."""
         text = self._text(event)
         if text:
             self._write(redactor().clean(text))
@@ -77,11 +77,11 @@ class Lines:
         if event.kind in ("verbose", "error"):
             return event.stdout.rstrip() if self.verbose >= 2 else ""
         word = outcome_word(event)
-        if word is None or (not self.verbose and (word == "skipped" or is_bookkeeping(event))):
+        if word is None or (not self.verbose and (word == "skipped" or (word == "ok" and not is_finding(event)))):
             return ""
         line = f"{event.host}: {word}: {event.task}"
         said = event_text(event)
-        if said and (word not in ("ok", "skipped") or self.verbose):
+        if said:
             line += f": {said}"
         if self.verbose >= 2 and event.stdout.strip():
             line += "\n" + event.stdout.rstrip()
@@ -152,9 +152,9 @@ class Table:
         return grid
 
 
-def is_bookkeeping(event: Event) -> bool:
-    """Tell whether a task only checks a role's own interface: of no interest unless it fails."""
-    return event.kind == "runner_on_ok" and (event.action or "").endswith("validate_argument_spec")
+def is_finding(event: Event) -> bool:
+    """Tell whether a task that changed nothing still found something out: one of our own modules, not an assertion."""
+    return (event.action or "").startswith(("judge_", "model_"))
 
 
 def outcome_word(event: Event) -> str | None:
@@ -209,6 +209,8 @@ def recap(app: AppContext, result: RunResult, next_steps: Sequence[str]) -> None
             app.say("Nothing would change.")
     if result.hosts:
         _hosts_table(app, result)
+    if result.verdict:
+        app.say(_verdict_text(result.verdict))
     app.say(_total(result))
     failed = {} if result.interrupted else {name: host for name, host in result.hosts.items() if not host.ok}
     for name, host in failed.items():
@@ -224,6 +226,14 @@ def recap(app: AppContext, result: RunResult, next_steps: Sequence[str]) -> None
         app.say("What comes next:")
         for step in next_steps:
             app.say(f"  {step}")
+
+
+def _verdict_text(verdict: Mapping[str, Any]) -> str:
+    """Return the judged answer of `verify` in one line: overall, each criterion, and which model said so."""
+    scores = verdict.get("categories") or {}
+    each = ", ".join(f"{name} {score}" for name, score in scores.items() if name != "overall")
+    said = redactor().clean(one_line(verdict.get("reasoning")))
+    return f"Judged one answer: overall {verdict.get('score')} of 10 ({each}), by {verdict.get('model')}: {said}"
 
 
 def _with_reason(host: HostOutcome) -> str:

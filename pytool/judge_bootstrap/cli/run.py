@@ -170,7 +170,7 @@ def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bo
         hint = "the same command with -vv shows all that Ansible said"
     return RunResult(command=command, env=collector.env, run_id=run_id, playbooks=collector.playbooks, check=check,
                      hosts=hosts, changes=tuple(collector.changes), reason=reason, message=message, hint=hint,
-                     interrupted=ended.interrupted, elapsed_seconds=elapsed_seconds)
+                     interrupted=ended.interrupted, elapsed_seconds=elapsed_seconds, verdict=collector.verdict)
 
 
 def new_run_id() -> str:

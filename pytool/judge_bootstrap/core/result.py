@@ -59,6 +59,8 @@ class RunResult:
     hint: str | None = None
     interrupted: bool = False
     elapsed_seconds: float = 0.0
+    # The judged answer that `verify` got, as judge_client gives it; None when nothing asked for one.
+    verdict: Mapping[str, Any] | None = None
 
     @property
     def ok(self) -> bool:
@@ -92,6 +94,7 @@ class RunResult:
             "hint": self.hint or (first.repair if first else None),
             "hosts": {name: host.to_json() for name, host in self.hosts.items()},
             "changes": [{"host": change.host, "task": change.task, "diff": change.diff} for change in self.changes],
+            "verdict": dict(self.verdict) if self.verdict else None,
             "elapsed_seconds": round(self.elapsed_seconds, 1), "next": list(next_steps),
         }
 
@@ -120,6 +123,7 @@ class Collector:
         self.expected = list(expected)
         self.changes: list[Change] = []
         self.counts: dict[str, Mapping[str, int]] = {}
+        self.verdict: Mapping[str, Any] | None = None
         self._hosts: dict[str, _Host] = {}
         self._last_failure: Any = None
 
@@ -137,6 +141,8 @@ class Collector:
         for answer in answers(event.result):
             if isinstance(answer.get("judge"), Mapping):
                 host.verdicts.append(answer["judge"])
+            if isinstance(answer.get("verdict"), Mapping):
+                self.verdict = answer["verdict"]
         if event.kind == "runner_on_unreachable":
             host.unreachable = one_line(event.result.get("msg")) or "no answer over ssh"
             host.role = event.role
@@ -238,10 +244,7 @@ def failure_text(result: Mapping[str, Any]) -> str:
 
 
 def diff_text(result: Mapping[str, Any]) -> str:
-    """Return a module's diff as text: unified for before/after, as it is where the module prepared it.
-
-    Headers stand only where the module named what it compares; without names they say nothing.
-    """
+    """Return what a task changed as text: its diff (unified for before/after), else the things it names."""
     from difflib import unified_diff
 
     parts: list[str] = []
@@ -254,10 +257,20 @@ def diff_text(result: Mapping[str, Any]) -> str:
                 parts.append(str(diff["prepared"]).rstrip("\n"))
                 continue
             before, after = (_as_text(diff.get(side)).splitlines() for side in ("before", "after"))
-            old, new = (str(diff.get(f"{side}_header") or "") for side in ("before", "after"))
-            lines = list(unified_diff(before, after, old, new, lineterm=""))
-            parts.extend(lines if old or new else [line for line in lines[2:] if not line.startswith("@@")])
-    return "\n".join(parts)
+            lines = unified_diff(before, after, str(diff.get("before_header") or "before"),
+                                 str(diff.get("after_header") or "after"), lineterm="")
+            parts.extend(lines)
+    return "\n".join(parts or _named_things(result))
+
+
+def _named_things(result: Mapping[str, Any]) -> list[str]:
+    """Return a line a thing for the two answers without a diff: kubernetes.core's for several objects, and a list."""
+    inner = result.get("result")
+    if isinstance(inner, Mapping) and isinstance(inner.get("results"), list):
+        changed = [answer.get("result") or {} for answer in inner["results"] if answer.get("changed")]
+        return [f"~{thing.get('kind')}/{(thing.get('metadata') or {}).get('name')}" for thing in changed]
+    said = result.get("msg")
+    return [f"+{thing}" for thing in said] if isinstance(said, list) else []
 
 
 def _as_text(value: Any) -> str:

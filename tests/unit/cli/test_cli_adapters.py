@@ -59,6 +59,20 @@ def test_end_kills_what_does_not_listen_to_term() -> None:
     process.communicate()
 
 
+def test_an_ssh_master_is_found_by_its_title_for_it_writes_over_its_environment(tmp_path: Path) -> None:
+    def master(folder: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([f"ssh: {folder}/cp/0123456789 [mux]", "60"], executable="/bin/sleep", env={})
+
+    ours, others = master(tmp_path / "jb-ours"), master(tmp_path / "jb-others")
+    try:
+        assert processes.end("run-of-no-process", tmp_path / "jb-ours") == 1
+        assert ours.wait(5) == -15
+        assert others.poll() is None
+    finally:
+        others.kill()
+        others.wait()
+
+
 def test_a_reused_pid_is_not_taken_for_the_process_that_had_it() -> None:
     ticks = processes.started_ticks(os.getpid())
     assert ticks is not None

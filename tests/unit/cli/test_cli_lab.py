@@ -13,7 +13,7 @@ def test_up_takes_the_number_of_nodes_and_names_the_stand_ins(desk: Desk) -> Non
     result = desk.invoke("lab", "up", "--nodes", "3")
     assert result.exit_code == 0, result.output
     assert desk.lab.asked == [("up", 3)]
-    assert "Stand-ins in this environment: AWS: moto; GPU: a device plugin" in result.stderr
+    assert "Stand-ins in this environment:\n  - AWS: moto\n  - GPU: a device plugin\n" in result.stderr
     assert result.stdout == "The local environment is up. Next: judge-bootstrap --env local\n"
 
 

@@ -241,7 +241,7 @@ def test_log_level_error_makes_a_good_run_silent(desk: Desk, monkeypatch: pytest
     assert (result.exit_code, result.output) == (0, "")
 
 
-def test_without_a_terminal_progress_is_one_line_a_task_on_stderr(desk: Desk) -> None:
+def test_without_a_terminal_progress_is_one_line_a_change_on_stderr(desk: Desk) -> None:
     desk.runner.events = [
         Event("playbook_on_play_start", play="Prepare the disk"),
         ok("node-1", "Mount it", changed=True),
@@ -249,7 +249,7 @@ def test_without_a_terminal_progress_is_one_line_a_task_on_stderr(desk: Desk) ->
         stats(node_1=OK, node_2=OK),
     ]
     stderr = desk.invoke("--env", "prod").stderr
-    assert stderr == "== Prepare the disk\nnode-1: changed: Mount it\nnode-2: ok: Mount it\n"
+    assert stderr == "== Prepare the disk\nnode-1: changed: Mount it\n"
 
 
 def test_warnings_of_the_settings_are_shown(desk: Desk) -> None:
@@ -294,7 +294,7 @@ def test_a_lab_environment_is_brought_up_and_its_variables_are_taken(
     assert result.exit_code == 0, result.output
     assert desk.lab.asked == [("up", 2)]
     assert os.environ["AWS_ENDPOINT_URL"] == "http://10.77.0.1:5000"
-    assert "Stand-ins in this environment: AWS: moto; GPU: a device plugin\n" in result.stderr
+    assert "Stand-ins in this environment:\n  - AWS: moto\n  - GPU: a device plugin\n" in result.stderr
     assert 'eval "$(judge-bootstrap lab env)"' in result.stdout
 
 
