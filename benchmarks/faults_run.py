@@ -51,7 +51,7 @@ def play(count: int, name: str, disturb: Any, seconds: float) -> dict[str, Any]:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="judge-drill.") as folder, drill(Path(folder), count) as field:
         field.slow(seconds)
-        process = field.start("run", "model_cache")
+        process = field.start("run", "model_cache", "--forks", str(count))
         field.wait_until_working(process, seconds=120)
         disturb(field, process)
         field.fast()

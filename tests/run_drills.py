@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from judge_bootstrap.adapters import private
 from judge_lab.hub import Fault, HubServer
 from ssh_hosts import Hosts, environment_of, pids, ssh_hosts, wait_until
 
@@ -34,6 +35,8 @@ class Drill:
     hub: HubServer
     state: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    # The private directories that were seen of this drill's own runs.
+    folders: set[Path] = field(default_factory=set)
 
     def slow(self, seconds: float = SLOW_SECONDS) -> None:
         """Make each download of the model take so long that a run can be caught in the middle."""
@@ -62,6 +65,7 @@ class Drill:
         """Wait until every host fetches the model. Raises AssertionError when the CLI ends before."""
         def all_work() -> bool:
             assert process.poll() is None, f"the run ended too early: {process.communicate()}"
+            self.folders |= private_directories_of(process.pid)
             fetches = [request for request in self.hub.requests if request.download_host and request.method == "GET"]
             return len(fetches) >= len(self.hosts.hosts)
 
@@ -78,12 +82,37 @@ class Drill:
         """Return what still runs on a host or here for any run, once it has had time to end."""
         with contextlib.suppress(TimeoutError):
             wait_until(lambda: not self.left(), ORPHAN_SECONDS, "the run's processes to end")
-        return [command_line(pid) for pid in self.left()]
+        return self.command_lines()
+
+    def command_lines(self) -> list[str]:
+        """Return the command lines of what runs now for this drill."""
+        return [line for line in map(command_line, self.left()) if line]
 
     def left(self) -> list[int]:
         """Return the pids of what runs now on a host, or here for any run."""
-        local = [pid for pid in pids() if any(item.startswith(RUN_ID) for item in environment_of(pid))]
+        # Other runs on this machine have other state directories. ssh's masters write over their environment.
+        ours = f"JUDGE_BOOTSTRAP_STATE={self.state}".encode()
+        local = []
+        for pid in pids():
+            environment = environment_of(pid)
+            started = ours in environment and any(item.startswith(RUN_ID) for item in environment)
+            if started or any(f"{folder}/" in command_line(pid) for folder in self.folders):
+                local.append(pid)
         return [*self.hosts.processes(), *local]
+
+    def folders_left(self) -> set[Path]:
+        """Return this drill's private directories that are still there."""
+        return {folder for folder in self.folders if folder.exists()}
+
+
+def private_directories_of(pid: int) -> set[Path]:
+    """Return the private directories that a CLI has made."""
+    found = set()
+    for path in (path for parent in private.parents() for path in parent.glob(private.PREFIX + "*")):
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((path / private.OWNER_FILE).read_text())["pid"] == pid:
+                found.add(path)
+    return found
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120.0) -> tuple[int, dict[str, Any]]:

@@ -19,10 +19,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import click
-from judge_bootstrap.adapters import private
 from judge_bootstrap.cli.main import COMMANDS, cli
 from judge_lab.hub import HubServer
-from run_drills import MODEL_BYTES, RUN_ID, SOURCE, is_node_program, slow_download
+from run_drills import MODEL_BYTES, RUN_ID, SOURCE, is_node_program, private_directories_of, slow_download
 from ssh_hosts import MARK, Hosts, children_of, environment_of, pids, ssh_hosts, wait_until
 
 GATED = "drill/gated"
@@ -183,7 +182,7 @@ class SecretDrill:
 
     def play(self, scenario: Scenario) -> int:
         """Run one scenario under observation; return its exit code."""
-        log, before = self.root / "run.log", self.private_directories()
+        log = self.root / "run.log"
         self.hub.faults[:] = [slow_download()] if scenario.interrupt else []
         process = subprocess.Popen([sys.executable, "-m", "judge_bootstrap", *scenario.words], cwd=self.root / "work",
                                    env={**self.environment(log), **scenario.environment}, stdout=subprocess.PIPE,
@@ -205,7 +204,7 @@ class SecretDrill:
             inside = Path(f"/proc/{host.holder.pid}/root")
             for folder in (str(host.store), "/usr/local/lib", "/usr/local/bin"):
                 self.watch.look_at_files(scenario.name, inside / folder.lstrip("/"))
-        for left in self.private_directories() - before:
+        for left in private_directories_of(process.pid):
             self.watch.findings.add(Finding(scenario.name, "a private directory", f"left behind: {left}"))
         log.unlink(missing_ok=True)
         if process.returncode not in scenario.codes:
@@ -213,14 +212,10 @@ class SecretDrill:
                                  f"{stdout.decode()}\n{stderr.decode()}")
         return process.returncode
 
-    def private_directories(self) -> set[Path]:
-        """Return the runs' private directories that there are."""
-        return {path for parent in private.parents() for path in parent.glob(private.PREFIX + "*")}
-
     def _sample(self, scenario: Scenario, pid: int, ended: threading.Event) -> None:
         while not ended.is_set():
             self.watch.look_at_processes(scenario.name, pid)
-            for folder in self.private_directories():
+            for folder in private_directories_of(pid):
                 # The Hub token's own file is the one place where it may be: 0600, in memory, gone with the run.
                 self.watch.look_at_files(scenario.name, folder, but=("hub-token",))
             # Modules that run on the controller: Ansible finds this home in passwd, not in HOME.

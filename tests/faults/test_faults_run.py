@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from judge_bootstrap.adapters import private
 from run_drills import Drill, drill, finish, interrupt
 from ssh_hosts import can_run, wait_until
 
@@ -19,10 +18,6 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(not can_run(), reason="needs 
 def field(tmp_path: Path) -> Iterator[Drill]:
     with drill(tmp_path, 2) as made:
         yield made
-
-
-def private_directories() -> set[Path]:
-    return {path for parent in private.parents() for path in parent.glob(private.PREFIX + "*")}
 
 
 def assert_the_next_run_goes_on(field: Drill) -> None:
@@ -37,7 +32,6 @@ def assert_the_next_run_goes_on(field: Drill) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_leaves_nothing_and_the_next_run_goes_on(field: Drill, number: signal.Signals) -> None:
-    before = private_directories()
     field.slow()
     process = field.start("run", "model_cache")
     field.wait_until_working(process)
@@ -46,8 +40,17 @@ def test_a_signal_in_the_middle_leaves_nothing_and_the_next_run_goes_on(field: D
     assert code == 130
     assert (answer["interrupted"], answer["reason"]) == (True, "INTERRUPTED")
     assert field.orphans() == []
-    assert private_directories() <= before
+    assert field.folders and field.folders_left() == set()
     assert_the_next_run_goes_on(field)
+
+
+def test_a_good_run_leaves_no_ssh_connection_open(field: Drill) -> None:
+    field.slow(seconds=3)
+    process = field.start("run", "model_cache")
+    field.wait_until_working(process)
+    assert any("[mux]" in line for line in field.command_lines())
+    assert finish(process)[0] == 0
+    assert field.command_lines() == []
 
 
 def test_a_second_ctrl_c_does_not_wait_for_ansible(field: Drill) -> None:
@@ -91,14 +94,14 @@ def test_after_kill_9_the_next_run_ends_what_is_left_and_goes_on(field: Drill) -
     field.wait_until_working(process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    before = private_directories()
+    assert field.folders_left() == field.folders
     field.fast()
     process = field.start("run", "model_cache")
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert "ended without finishing; this run goes on where it stopped" in stderr
     assert field.orphans() == []
-    assert len(private_directories()) < len(before)
+    assert field.folders_left() == set()
     assert_the_next_run_goes_on(field)
 
 

@@ -56,7 +56,7 @@ def sweep() -> list[Path]:
                 continue
             if processes.is_alive(pid, ticks):
                 continue
-            processes.end(run_id)
+            processes.end(run_id, path)
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed

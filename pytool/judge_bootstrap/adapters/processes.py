@@ -1,7 +1,8 @@
 """Find and end the processes of one run, wherever they were reparented to.
 
 Ansible's workers call setsid() and ssh's control masters daemonize, so neither a process group nor a parent pid finds
-them. What they all keep is their environment: every run puts its own id there.
+them. What they all keep is their environment, where every run puts its own id; all but ssh's masters, which write
+their title over it (setproctitle) and name in it the control socket, in the run's private directory.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ RUN_ID_VARIABLE = "JUDGE_BOOTSTRAP_RUN_ID"
 PROC = Path("/proc")
 
 
-def carriers(run_id: str) -> list[int]:
-    """Return the pids of our own user's live processes that carry `run_id`, without this one.
+def carriers(run_id: str, folder: Path | None = None) -> list[int]:
+    """Return the pids of our own user's live processes that carry `run_id` or name `folder`, without this one.
 
     Empty where there is no /proc: elsewhere than on Linux only Ansible's own clean-up works.
     """
     if not run_id or not PROC.is_dir():
         return []
     mark = f"{RUN_ID_VARIABLE}={run_id}".encode()
+    below = f"{folder}/".encode() if folder else None
     found = []
     for entry in PROC.iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -31,9 +33,10 @@ def carriers(run_id: str) -> list[int]:
             if entry.stat().st_uid != os.getuid():
                 continue
             environment = (entry / "environ").read_bytes()
+            title = (entry / "cmdline").read_bytes() if below else b""
         except OSError:
             continue  # it ended meanwhile, or is not ours to read
-        if mark in environment.split(b"\0"):
+        if mark in environment.split(b"\0") or (below and below in title and title.startswith(b"ssh: ")):
             found.append(int(entry.name))
     return found
 
@@ -55,12 +58,12 @@ def send(pid: int, number: signal.Signals) -> None:
         return
 
 
-def end(run_id: str, *, grace_seconds: float = 2.0) -> int:
-    """End every process that carries `run_id`: SIGTERM, then SIGKILL after the grace. Return how many there were."""
+def end(run_id: str, folder: Path | None = None, *, grace_seconds: float = 2.0) -> int:
+    """End all processes of a run (see `carriers`): SIGTERM, then SIGKILL after the grace. Return how many there were."""
     seen: set[int] = set()
     give_up = time.monotonic() + grace_seconds + 5.0
     patience = time.monotonic() + grace_seconds
-    while left := carriers(run_id):
+    while left := carriers(run_id, folder):
         hard = time.monotonic() >= patience
         for pid in left:
             # Each is asked once; children that it forks meanwhile are found by the next look.

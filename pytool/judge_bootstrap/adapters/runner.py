@@ -147,7 +147,7 @@ class AnsibleRunner:
                 return self._run(request, private, on_event, interrupt)
             finally:
                 # Also after a good run: ssh's control masters would live on for ControlPersist.
-                count = processes.end(request.run_id)
+                count = processes.end(request.run_id, private)
                 log.debug("ended %d processes of run %s", count, request.run_id)
 
     def _run(self, request: PlaybookRun, private: Path, on_event: Callable[[Event], None],
