@@ -59,7 +59,7 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 def end(run_id: str, folder: Path | None = None, *, grace_seconds: float = 2.0) -> int:
-    """End all processes of a run (see `carriers`): SIGTERM, then SIGKILL after the grace. Return how many there were."""
+    """End all processes of a run (see `carriers`): SIGTERM, SIGKILL after the grace. Return how many they were."""
     seen: set[int] = set()
     give_up = time.monotonic() + grace_seconds + 5.0
     patience = time.monotonic() + grace_seconds
