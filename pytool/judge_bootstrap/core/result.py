@@ -14,6 +14,8 @@ from judge_bootstrap.core.errors import ExitCode
 UNREACHABLE = "NODE_UNREACHABLE"
 SILENT = "NODE_SILENT"
 INTERRUPTED = "INTERRUPTED"
+# A command on the node -> the playbook that does the same from here.
+REPAIRED_BY = {"judge-node disks ensure": "nvme", "judge-node cache sync": "model_cache"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class HostOutcome:
     message: str = ""
     repair: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    # True when the node program was asked to change something and would not touch what it found.
+    refused: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the documented JSON form."""
@@ -77,7 +81,7 @@ class RunResult:
             return ExitCode.OK
         failed = [host for host in self.hosts.values() if not host.ok]
         # "I would not touch it" is not "it broke": when nothing worse happened, the run was refused.
-        if failed and all(is_refusal(host.reason) for host in failed):
+        if failed and all(host.refused for host in failed):
             return ExitCode.REFUSED
         return ExitCode.FAILED
 
@@ -197,8 +201,17 @@ class Collector:
             message = f"{host.failure.task}: {message}"
         if host.failure.host not in (None, name):
             message += f" (once for all hosts, from {host.failure.host})"
+        # What only looks cannot refuse: a check that does not hold has failed.
+        refused = is_refusal(reason) and not str(verdict.get("command")).endswith(("status", "verify"))
         return HostOutcome(False, changed, verdict.get("state"), reason, message,
-                           repair or self._repair(name, host.role), counts)
+                           self._from_afar(repair, name) or self._repair(name, host.role), counts, refused)
+
+    def _from_afar(self, repair: str | None, name: str) -> str | None:
+        """Return a repair command as it is typed here: what the node program says is meant for the node itself."""
+        for on_node, playbook in REPAIRED_BY.items():
+            if repair and repair.startswith(on_node):
+                return f"judge-bootstrap --env {self.env} run {playbook} --limit {name}"
+        return repair.replace("judge-bootstrap run", f"judge-bootstrap --env {self.env} run") if repair else None
 
     def _repair(self, name: str, role: str | None) -> str:
         if role in ("nvme", "model_cache", "vllm_k8s"):

@@ -172,6 +172,29 @@ def test_a_disk_with_data_alone_is_a_refusal_and_not_a_failure(desk: Desk) -> No
     assert desk.invoke("--env", "prod", "run", "nvme").exit_code == 1
 
 
+def test_a_check_that_does_not_hold_is_a_failure_and_names_the_repair_from_here(desk: Desk) -> None:
+    verdict = {
+        "ok": False,
+        "command": "disks status",
+        "state": "absent",
+        "reason": "MOUNT_MISSING",
+        "message": "/mnt/nvme is not mounted",
+        "repair": "judge-node disks ensure --mount-path /mnt/nvme",
+    }
+    desk.runner.events = [failed("node-1", judge=verdict), ok("node-2"), stats(node_1={"failures": 1}, node_2=OK)]
+    desk.runner.ended = Ended(2)
+    result = desk.invoke("--env", "prod", "run", "verify")
+    assert result.exit_code == 1
+    assert "Hint: judge-bootstrap --env prod run nvme --limit node-1\n" in result.stderr
+
+
+def test_a_repair_command_without_its_environment_gets_it(desk: Desk) -> None:
+    pending = failed("node-1", "Ask every pod", reason="POD_PENDING", repair="judge-bootstrap run vllm_k8s", msg="none")
+    desk.runner.events = [pending, ok("node-2"), stats(node_1={"failures": 1}, node_2=OK)]
+    desk.runner.ended = Ended(2)
+    assert "Hint: judge-bootstrap --env prod run vllm_k8s\n" in desk.invoke("--env", "prod", "run", "verify").stderr
+
+
 def test_a_failure_that_was_ignored_or_rescued_does_not_fail_the_host(desk: Desk) -> None:
     desk.runner.events = [failed("node-1", ignored=True, msg="no matter"), failed("node-2", msg="rescued"),
                           stats(node_1={"ok": 1, "ignored": 1}, node_2={"ok": 1, "rescued": 1})]
