@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from judge_lab import aws
+from botocore.exceptions import BotoCoreError, ClientError
+
+from judge_lab import LabError, aws
 from judge_lab.layout import APPCONFIG_PORT, AWS_PORT, HOST_ADDRESS, HUB_PORT, Layout
 from judge_lab.state import NodeState
 
@@ -46,11 +48,17 @@ def fill_hub(layout: Layout) -> None:
 
 
 def seed_instances(nodes: Iterable[NodeState]) -> None:
-    """Make an EC2 instance for each node that has none, and note its id in `instance_id`."""
+    """Make an EC2 instance for each node that has none, and note its id in `instance_id`.
+
+    Raises LabError when the AWS stand-in does not answer as it should.
+    """
     nodes = sorted(nodes, key=lambda node: node.index)
     # One by one, from a fixed seed: so ids come out the same when moto has to be started again and has forgotten all.
     for count in range(1, len(nodes) + 1):
-        ids = aws.seed(AWS_URL, [(node.name, node.address) for node in nodes[:count]])
+        try:
+            ids = aws.seed(AWS_URL, [(node.name, node.address) for node in nodes[:count]])
+        except (BotoCoreError, ClientError) as error:
+            raise LabError(f"the AWS stand-in made no instances: {error}", hint="judge-bootstrap lab down") from error
         nodes[count - 1].instance_id = ids[nodes[count - 1].name]
 
 

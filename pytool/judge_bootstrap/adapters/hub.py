@@ -69,7 +69,7 @@ def _ask(call: Callable[[], Any], repo_id: str, revision: str, endpoint: str) ->
                              hint=f"accept its terms at {endpoint}/{repo_id}, then: hf auth login") from error
     except RevisionNotFoundError as error:
         raise BootstrapError(f"{repo_id} has no revision {revision!r}", reason="SOURCE_NOT_FOUND",
-                             hint="correct model.revision: a branch, tag or commit of the repository") from error
+                             hint="set model.revision to one that it has, such as -e model.revision=main") from error
     except RepositoryNotFoundError as error:
         raise BootstrapError(f"{endpoint} knows no model {repo_id}, or it is private", reason="SOURCE_NOT_FOUND",
                              hint="correct model.id, or set HF_TOKEN for a private model") from error
@@ -77,8 +77,10 @@ def _ask(call: Callable[[], Any], repo_id: str, revision: str, endpoint: str) ->
         status = getattr(error.response, "status_code", None)
         known = {401: "SOURCE_DENIED", 403: "SOURCE_DENIED", 429: "SOURCE_RATE_LIMITED"}
         reason = known.get(status or 0, "SOURCE_UNREACHABLE")
+        denied = reason == "SOURCE_DENIED"
         raise BootstrapError(f"{endpoint} answered {status} for {repo_id}", reason=reason,
-                             hint="run again later, or set model_cache_hub_endpoint to a mirror") from error
+                             hint="hf auth whoami   # is the token valid, and may it read the model?" if denied else
+                             "run again later, or set model_cache_hub_endpoint to a mirror") from error
     except Exception as error:  # the client's transport library has changed twice: its error types are no contract
         raise BootstrapError(f"{endpoint} could not be asked for {repo_id}: {type(error).__name__}: {error}",
                              reason="SOURCE_UNREACHABLE",

@@ -61,7 +61,11 @@ def test_end_kills_what_does_not_listen_to_term() -> None:
 
 def test_an_ssh_master_is_found_by_its_title_for_it_writes_over_its_environment(tmp_path: Path) -> None:
     def master(folder: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([f"ssh: {folder}/cp/0123456789 [mux]", "60"], executable="/bin/sleep", env={})
+        process = subprocess.Popen([f"ssh: {folder}/cp/0123456789 [mux]", "60"], executable="/bin/sleep", env={})
+        # Popen returns when the kernel closes its pipe, a moment before the new program's title can be read.
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
+        return process
 
     ours, others = master(tmp_path / "jb-ours"), master(tmp_path / "jb-others")
     try:
@@ -69,8 +73,9 @@ def test_an_ssh_master_is_found_by_its_title_for_it_writes_over_its_environment(
         assert ours.wait(5) == -15
         assert others.poll() is None
     finally:
-        others.kill()
-        others.wait()
+        for process in (ours, others):
+            process.kill()
+            process.wait()
 
 
 def test_a_reused_pid_is_not_taken_for_the_process_that_had_it() -> None:
