@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 from judge_bootstrap.core.errors import BootstrapError
 
 TIMEOUT_SECONDS = 30
+POLL_SECONDS = 1.0
 # Any pair will do: what is proven is that a verdict comes back that keeps to the schema, not how good it is.
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
@@ -99,6 +101,29 @@ def check(endpoints: list[Endpoint], namespace: str, service: str, served_model_
                 verdict = judge(base_url, served_model_name)
     assert verdict is not None
     return Judged(tuple(e.pod for e in endpoints), served_model_name, verdict)
+
+
+def check_url(url: str, served_model_name: str, commit: str, wait_seconds: float,
+              models: Callable[[str], Any] = fetch_models,
+              judge: Callable[[str, str], Mapping[str, Any]] = judge_once,
+              clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Judged:
+    """Wait until the server at `url` serves the wanted commit, then ask it for a verdict.
+
+    Another model is waited for like no answer: somebody else rolls this server, at a time of their own. Raises
+    BootstrapError, with what was found last, when it does not in `wait_seconds`, or gives no valid verdict.
+    """
+    base_url = url.rstrip("/")
+    started = clock()
+    while True:
+        try:
+            served_model(models(base_url), served_model_name, commit)
+            break
+        except BootstrapError as error:
+            if clock() - started >= wait_seconds:
+                raise BootstrapError(f"{base_url}: {error.message} (waited {wait_seconds:g} s)", reason=error.reason,
+                                     hint=f"curl {base_url}/v1/models, and see the server's log") from error
+        sleep(POLL_SECONDS)
+    return Judged((), served_model_name, judge(base_url, served_model_name))
 
 
 def ready_endpoints(api_client: Any, namespace: str, service: str) -> list[Endpoint]:

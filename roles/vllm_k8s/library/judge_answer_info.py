@@ -6,9 +6,10 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: judge_answer_info
-short_description: Ask every pod of a Service for its model, and one of them for a verdict
+short_description: Ask every pod of a Service, or one server, for its model and for a verdict
 description:
   - Reaches the pods through the API server (port-forward), so it runs wherever the playbook does. It changes nothing.
+  - With C(endpoint_url) no cluster is asked.
 options:
   namespace: {description: Namespace of the Service., type: str, required: true}
   service: {description: Name of the Service., type: str, required: true}
@@ -16,6 +17,8 @@ options:
   commit: {description: The commit that it must be served from., type: str, required: true}
   kubeconfig: {description: Path of the kubeconfig; kubectl's default when empty., type: path}
   context: {description: Context in the kubeconfig; the current one when empty., type: str}
+  endpoint_url: {description: URL of a server to ask instead of the pods., type: str}
+  wait_seconds: {description: Seconds to wait until that server serves the model., type: int, default: 0}
   python_path:
     description: Folder with the judge_bootstrap sources, used when the package is not installed.
     type: path
@@ -34,7 +37,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-pods: {description: The pods that serve the wanted commit., returned: success, type: list, elements: str}
+pods:
+  description: The pods that serve the wanted commit; none with endpoint_url.
+  returned: success
+  type: list
+  elements: str
 verdict: {description: The verdict (status, score, categories and so on)., returned: success, type: dict}
 """
 
@@ -52,6 +59,8 @@ def main():
             "commit": {"type": "str", "required": True},
             "kubeconfig": {"type": "path"},
             "context": {"type": "str"},
+            "endpoint_url": {"type": "str"},
+            "wait_seconds": {"type": "int", "default": 0},
             "python_path": {"type": "path"},
         },
         supports_check_mode=True,
@@ -60,26 +69,31 @@ def main():
     if params["python_path"]:
         sys.path.append(params["python_path"])
     try:
-        from judge_bootstrap.adapters.judge_check import check, ready_endpoints
+        from judge_bootstrap.adapters.judge_check import check, check_url, ready_endpoints
         from judge_bootstrap.adapters.kube import connect
         from judge_bootstrap.adapters.port_forward import forward
         from judge_bootstrap.core.errors import BootstrapError
     except ImportError as error:
         module.fail_json(msg=f"{error} under {sys.executable}; run the playbook with judge-bootstrap's own Python")
     try:
-        api_client = connect(params["kubeconfig"], params["context"])
-        found = check(
-            ready_endpoints(api_client, params["namespace"], params["service"]),
-            params["namespace"], params["service"], params["served_model_name"], params["commit"],
-            forward=lambda endpoint: forward(api_client, params["namespace"], endpoint.pod, endpoint.port),
-        )
+        if params["endpoint_url"]:
+            found = check_url(params["endpoint_url"], params["served_model_name"], params["commit"],
+                              params["wait_seconds"])
+        else:
+            api_client = connect(params["kubeconfig"], params["context"])
+            found = check(
+                ready_endpoints(api_client, params["namespace"], params["service"]),
+                params["namespace"], params["service"], params["served_model_name"], params["commit"],
+                forward=lambda endpoint: forward(api_client, params["namespace"], endpoint.pod, endpoint.port),
+            )
     except BootstrapError as error:
         code = f"{error.reason}: " if error.reason else ""
         module.fail_json(msg=f"{code}{error.message} (repair: {error.hint})", reason=error.reason, repair=error.hint)
     verdict = dict(found.verdict)
     score = verdict.get("score")
+    where = f"at {params['endpoint_url']}" if params["endpoint_url"] else f"on {len(found.pods)} pods"
     module.exit_json(changed=False, pods=list(found.pods), verdict=verdict,
-                     msg=f"{found.model} answers on {len(found.pods)} pods; one answer judged: score {score}")
+                     msg=f"{found.model} answers {where}; one answer judged: score {score}")
 
 
 if __name__ == "__main__":
