@@ -25,11 +25,11 @@ help: ## List the targets
 
 # --- set-up -----------------------------------------------------------------------------------------------------------
 
-$(BIN)/.installed: pyproject.toml hatch_build.py
+$(BIN)/.installed: pyproject.toml constraints.txt hatch_build.py
 	@test -n "$(PYTHON)" || { echo "No Python found; wanted Python 3.11 or newer. On Debian: apt-get install python3.11 python3.11-venv" >&2; exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Found $$("$(PYTHON)" --version) at $(PYTHON); wanted 3.11 or newer. Next: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@"$(PYTHON)" -m venv .venv 2>/dev/null || { echo "$(PYTHON) cannot make a virtual environment. On Debian: apt-get install python3-venv" >&2; exit 2; }
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 .collections/.installed: requirements.yml scripts/fetch_collections.py | $(BIN)/.installed
