@@ -24,9 +24,14 @@ def make_directory(path: Path, mode: int = 0o755) -> None:
     fsync_directory(path.parent)
 
 
+def staging_name(name: str) -> str:
+    """Return the name under which write_file() keeps a file until it is complete; a kill can leave it behind."""
+    return f".{name}.tmp"
+
+
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write `path` by a durable temporary file beside it and one rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(staging_name(path.name))
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         view = memoryview(data)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..files import staging_name
 from ..shell import run
 from .facts import (
     FILESYSTEMS,
@@ -30,6 +31,8 @@ COMPLETE_BYTES = 512 << 20  # a disk up to this size is read from end to end
 SAMPLE_BYTES = 64 << 10
 SAMPLE_COUNT = 4096
 _ZERO = bytes(EDGE_BYTES)
+# What a filesystem may have in it and still be empty: mkfs.ext4's own folder, and a marker whose writing was killed.
+NOTHING = ("lost+found", staging_name(MARKER_NAME))
 
 
 class Hold:
@@ -166,7 +169,7 @@ def probe(hold: Hold, size_bytes: int, serial: str | None, mounted_at: str | Non
 
 def _marker_of_mounted(root: Path) -> tuple[bytes | None, list[str]]:
     try:
-        names = [path.name for path in root.iterdir() if path.name != "lost+found"]
+        names = [path.name for path in root.iterdir() if path.name not in NOTHING]
         marker = (root / MARKER_NAME).read_bytes() if MARKER_NAME in names else None
     except OSError:
         return None, ["?"]
@@ -180,7 +183,7 @@ mount -n -t "$1" -o "ro,nodev,nosuid,noexec,$2" -- "$3" "$4" || exit 3
 cd -- "$4" || exit 3
 if [ -f "$5" ] && [ ! -L "$5" ]; then head -c 65536 -- "$5"; exit 0; fi
 for name in * .[!.]* ..?*; do
-  if [ "$name" != lost+found ] && { [ -e "$name" ] || [ -L "$name" ]; }; then exit 4; fi
+  if [ "$name" != lost+found ] && [ "$name" != "$6" ] && { [ -e "$name" ] || [ -L "$name" ]; }; then exit 4; fi
 done
 exit 5
 """
@@ -204,6 +207,7 @@ def _marker_of_unmounted(node: str, fstype: str) -> tuple[bytes | None, list[str
             node,
             cover,
             MARKER_NAME,
+            staging_name(MARKER_NAME),
         ]
     )
     if done.returncode == 0:

@@ -392,6 +392,18 @@ def test_ext4_is_not_made_over_a_filesystem_that_appeared_in_the_last_moment(dis
         sh("wipefs", "-a", disk.loop)
 
 
+@pytest.mark.parametrize("mounted", [True, False])
+def test_a_marker_whose_writing_was_killed_does_not_make_the_disk_foreign(disk: Disk, mounted: bool) -> None:
+    assert disk.ensure()[0] == 0
+    marker = disk.mount_path / ".judge-bootstrap.json"
+    marker.rename(disk.mount_path / "..judge-bootstrap.json.tmp")
+    if not mounted:
+        sh("umount", disk.mount_path)
+    code, result = disk.ensure()
+    assert (code, result["state"]) == (0, "ours"), result
+    assert marker.exists()
+
+
 def test_killed_at_any_moment_the_next_run_finishes(disk: Disk) -> None:
     argv = [sys.executable, "-m", "judge_node", "disks", "ensure", *map(str, disk.selection)]
     chance = random.Random(11)
