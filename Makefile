@@ -57,6 +57,12 @@ local: setup lab-packages ## Set everything up and run the whole chain in the lo
 lab-down: setup ## End the local environment and remove all it made
 	$(BIN)/judge-bootstrap lab down
 
+.PHONY: docs
+docs: setup ## Write the generated docs anew (cli.md, variables.md, reason-codes.md)
+	$(BIN)/python scripts/cli_doc.py
+	$(BIN)/python scripts/variables_doc.py
+	$(BIN)/judge-node reasons --markdown > docs/reason-codes.md
+
 # --- the gate and the tests -------------------------------------------------------------------------------------------
 
 .PHONY: lint

@@ -43,6 +43,7 @@ One object on stdout; everything for people goes to stderr. Keys are only ever a
 | `changed` | how many hosts changed, or would change |
 | `changes` | each task that changed something: `host`, `task`, `diff` |
 | `reason`, `message`, `hint` | what went wrong for the run as a whole, and the next command |
+| `verdict` | the judged answer that `verify` got (status, score, categories, reasoning, model, ...), or null |
 | `interrupted`, `elapsed_seconds`, `next` | whether it was stopped, how long it took, and what comes next in words |
 
 A host has `ok`, `changed`, `state`, `reason` ([a code](reason-codes.md) or null), `message`, `repair` (the next
