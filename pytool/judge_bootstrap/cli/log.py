@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from judge_bootstrap.core.errors import UsageProblem
@@ -48,7 +49,9 @@ def set_up(verbose: int = 0) -> logging.Logger:
         try:
             # Made by hand so that the file is 0600 from its first byte.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.fchmod(descriptor, 0o600)
+            # As root, LOG_FILE=/dev/null would otherwise take the machine's /dev/null from everybody else.
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.fchmod(descriptor, 0o600)
             os.close(descriptor)
             to_file = logging.FileHandler(path, encoding="utf-8")
         except OSError as problem:

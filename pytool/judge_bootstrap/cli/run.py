@@ -92,6 +92,7 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
     from judge_bootstrap.adapters import lock, processes
     from judge_bootstrap.adapters.runner import Event, PlaybookRun
     from judge_bootstrap.adapters.state import state_dir
+    from judge_bootstrap.adapters.tags import check_tags
     from judge_bootstrap.cli import output
     from judge_bootstrap.cli.log import FILE_ONLY
     from judge_bootstrap.core.result import Collector
@@ -100,6 +101,7 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
     env = app.require_env()
     root = content_root()
     paths = resolve_playbooks(root, playbooks)
+    check_tags(root, paths, (options.tags, options.skip_tags))
     refuse_secrets(options.extra_vars)
     services = app.get_services()
     started = time.monotonic()
@@ -168,6 +170,9 @@ def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bo
     elif ended.rc != 0 and all(host.ok for host in hosts.values()):
         message = f"ansible-playbook ended with {ended.rc} though every host reported success"
         hint = "the same command with -vv shows all that Ansible said"
+    elif ended.rc == 0 and collector.counts and not collector.did_anything:
+        message = "no task ran: --tags and --skip-tags leave nothing to do"
+        hint = "leave --tags and --skip-tags out, or name single links: judge-bootstrap run --help"
     return RunResult(command=command, env=collector.env, run_id=run_id, playbooks=collector.playbooks, check=check,
                      hosts=hosts, changes=tuple(collector.changes), reason=reason, message=message, hint=hint,
                      interrupted=ended.interrupted, elapsed_seconds=elapsed_seconds, verdict=collector.verdict)

@@ -14,6 +14,8 @@ from judge_bootstrap.core.errors import ExitCode
 UNREACHABLE = "NODE_UNREACHABLE"
 SILENT = "NODE_SILENT"
 INTERRUPTED = "INTERRUPTED"
+# Ansible checks a role's arguments under the tag "always", so a run of nothing else has done nothing.
+ALWAYS_RUN = ("validate_argument_spec", "ansible.builtin.validate_argument_spec")
 # A command on the node -> the playbook that does the same from here.
 REPAIRED_BY = {"judge-node disks ensure": "nvme", "judge-node cache sync": "model_cache"}
 
@@ -128,6 +130,8 @@ class Collector:
         self.changes: list[Change] = []
         self.counts: dict[str, Mapping[str, int]] = {}
         self.verdict: Mapping[str, Any] | None = None
+        # How many outcomes of tasks were heard of, those aside that run whatever the tags say.
+        self.tasks = 0
         self._hosts: dict[str, _Host] = {}
         self._last_failure: Any = None
 
@@ -139,6 +143,8 @@ class Collector:
             # A task that runs once for all (run_once) fails on one host, and Ansible counts no failure for the others.
             for name in self.expected:
                 self._hosts.setdefault(name, _Host()).stopped_by = self._last_failure
+        if event.host and event.kind.startswith("runner_on_") and event.kind != "runner_on_start":
+            self.tasks += event.action not in ALWAYS_RUN
         if not event.host or event.kind not in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable"):
             return
         host = self._hosts.setdefault(event.host, _Host())
@@ -157,6 +163,11 @@ class Collector:
             host.changed = True
             self.changes.append(Change(event.host, event.task or "", diff_text(event.result)))
 
+    @property
+    def did_anything(self) -> bool:
+        """False when no task of a role or play was run, or skipped by its own condition."""
+        return bool(self.tasks or any(counts.get("skipped") for counts in self.counts.values()))
+
     def outcomes(self) -> dict[str, HostOutcome]:
         """Return the outcome of every expected host, and of every other host that was heard of."""
         names = [*self.expected, *(name for name in self.counts if name not in self.expected and name != "localhost")]
@@ -169,8 +180,10 @@ class Collector:
                        host.verdicts[-1] if host.verdicts else {})
         changed = bool(host.changed or counts.get("changed"))
         if counts.get("dark") or (host.unreachable and not counts):
+            # The same command alone would meet the same silence; the comment keeps it a command that can be pasted.
+            first = "   # once ssh to it works: is it running, security group, key, known_hosts"
             return HostOutcome(False, changed, verdict.get("state"), UNREACHABLE, f"not reachable: {host.unreachable}",
-                               self._repair(name, host.role), counts)
+                               self._repair(name, host.role) + first, counts)
         if counts.get("failures") or (host.failure is not None and not counts):
             return self._failed(name, host, changed, counts)
         # A play that proves something skips it all in check mode: there the host has been asked, and that is all.
@@ -218,7 +231,9 @@ class Collector:
             playbooks = [role]
         else:
             playbooks = [playbook for playbook in self.playbooks if playbook != "site"]
-        run = " run " + " ".join(playbooks) if playbooks else ""
+        # A plan that failed is planned again: its hint must not be the command that changes things.
+        verb = " plan" if self.check else " run" if playbooks else ""
+        run = " ".join([verb, *playbooks])
         return f"judge-bootstrap --env {self.env}{run} --limit {name}"
 
 

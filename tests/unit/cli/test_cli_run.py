@@ -31,6 +31,7 @@ def test_run_takes_playbooks_in_the_order_given(desk: Desk) -> None:
 
 def test_every_option_reaches_the_runner(desk: Desk) -> None:
     desk.settings.variables = {"nvme_fstype": "ext4"}
+    (desk.content / "playbooks" / "nvme.yml").write_text("- {hosts: all, tags: [a, b], tasks: [{meta: x, tags: c}]}")
     result = desk.invoke("--env", "prod", "run", "nvme", "--limit", "node-1", "--tags", "a,b", "--skip-tags", "c",
                          "--check", "--diff", "--forks", "5", "-e", "nvme_fstype=ext4", "-vvv")
     assert result.exit_code == 0, result.output
@@ -134,7 +135,8 @@ def test_an_unreachable_host_gets_a_reason_and_its_repair_command(desk: Desk) ->
     host = answer["hosts"]["node-1"]
     assert host["reason"] == "NODE_UNREACHABLE"
     assert host["message"] == "not reachable: Failed to connect: timed out"
-    assert host["repair"] == "judge-bootstrap --env prod run nvme --limit node-1"
+    assert host["repair"] == ("judge-bootstrap --env prod run nvme --limit node-1   "
+                              "# once ssh to it works: is it running, security group, key, known_hosts")
     assert answer["hosts"]["node-2"]["ok"] is True
 
 
@@ -409,3 +411,45 @@ def test_an_option_of_a_run_before_its_command_is_refused_rather_than_lost(desk:
     assert result.exit_code == 2
     assert "Error: options of a run stand after its command, not before it" in result.stderr
     assert desk.runner.calls == []
+
+
+@pytest.mark.parametrize("option", ["--tags", "--skip-tags"])
+def test_an_unknown_tag_is_refused_with_the_known_ones_and_the_nearest(desk: Desk, option: str) -> None:
+    playbooks = desk.content / "playbooks"
+    (playbooks / "site.yml").write_text("- ansible.builtin.import_playbook: nvme.yml\n  tags: [disk]\n")
+    (playbooks / "nvme.yml").write_text("- {hosts: all, tasks: [{block: [{meta: noop, tags: 'mount, format'}]}]}\n")
+    result = desk.invoke("--env", "prod", "run", "site", option, "disk,mont")
+    assert result.exit_code == 2
+    assert 'Error: unknown tag "mont"; site has disk, format, mount; did you mean mount?' in result.stderr
+    assert desk.runner.calls == []
+    assert desk.invoke("--env", "prod", "run", "site", option, "disk,mount,never").exit_code == 0
+
+
+def test_a_run_of_no_task_but_those_that_always_run_is_not_green(desk: Desk) -> None:
+    desk.runner.events = [Event("runner_on_ok", host=name, action="ansible.builtin.validate_argument_spec")
+                          for name in desk.hosts] + [stats(node_1={"ok": 1}, node_2={"ok": 1})]
+    result, answer = desk.invoke_json("--env", "prod", "run", "nvme", "--skip-tags", "all")
+    assert result.exit_code == 1
+    assert answer["message"] == "no task ran: --tags and --skip-tags leave nothing to do"
+
+
+def test_a_plan_that_failed_is_repaired_by_a_plan(desk: Desk) -> None:
+    desk.runner.events = [failed("node-1", role="nvme", msg="no"), ok("node-2"),
+                          stats(node_1={"failures": 1}, node_2=OK)]
+    desk.runner.ended = Ended(2)
+    _, answer = desk.invoke_json("--env", "prod", "plan")
+    assert answer["hosts"]["node-1"]["repair"] == "judge-bootstrap --env prod plan nvme --limit node-1"
+
+
+def test_a_log_file_that_is_a_device_keeps_its_mode(
+        desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pipe = tmp_path / "device"  # a pipe stands for /dev/null here: making devices needs root
+    os.mkfifo(pipe, 0o644)
+    pipe.chmod(0o666)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    monkeypatch.setenv("LOG_FILE", str(pipe))
+    try:
+        assert desk.invoke("--env", "prod").exit_code == 0
+        assert pipe.stat().st_mode & 0o777 == 0o666
+    finally:
+        os.close(reader)
