@@ -136,6 +136,9 @@ def _read(path: Path) -> str:
 
 def _read_vars_file(name: str) -> str:
     try:
-        return _read(Path(name))
-    except ValueError as error:  # a NUL byte in the name
-        raise UsageProblem(f"-e @{name!a}: no such file", hint="write -e @file") from error
+        path = Path(name).expanduser()  # as Ansible does: no shell expands the ~ behind an @
+        if not path.is_file() and not path.is_char_device() and not path.is_fifo():
+            raise UsageProblem(f"-e @{ascii(name)[1:-1]}: no such file", hint="write -e @FILE, a file of YAML or JSON")
+        return _read(path)
+    except (ValueError, RuntimeError) as error:  # a NUL byte in the name; ~ of a user that there is not
+        raise UsageProblem(f"-e @{name!a}: no such file", hint="write -e @FILE, a file of YAML or JSON") from error

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from judge_bootstrap.adapters.tools import LOCALE, install_collections
 from judge_bootstrap.content import content_root
 from judge_bootstrap.core.environment import Environment
 from judge_bootstrap.core.errors import Refusal
@@ -72,6 +73,7 @@ def list_with_ansible(environment: Environment, limit: str | None) -> Answer:
         # Without it, missing credentials and an endpoint that is down are warnings, and the inventory is "empty".
         "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
         "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_DEPRECATION_WARNINGS": "0",
+        **LOCALE,
         # One line a message: Ansible wraps at the terminal's width.
         "COLUMNS": "10000",
     }
@@ -100,8 +102,9 @@ def read(environment: Environment, limit: str | None = None, *,
     Raises Refusal for an inventory that cannot be read, no host, fewer than the environment expects (not with a limit,
     which asks for fewer), and a limit that names no host.
     """
-    if limit is not None and not limit.strip(" ,:"):
-        # To Ansible an empty limit is none at all: `--limit "$HOST"` with an unset HOST would reach every host.
+    if limit is not None and not limit.strip(" ,:~[]!&"):
+        # To Ansible an empty limit is none at all: `--limit "$HOST"` with an unset HOST would reach every host, and
+        # so would `--limit "~$PATTERN"`, the empty regular expression.
         raise Refusal(f"--limit is empty ({shown(limit)}), wanted: a host pattern", reason=UNKNOWN_HOST,
                       hint="name hosts as --limit i-0abc,i-0def, or leave --limit out for all of them")
     answer = lister(environment, limit)
@@ -185,8 +188,7 @@ def explain(stderr: str) -> tuple[str, str | None]:
     # Every plugin's failure is listed; the one that counts is that of the plugin which the file itself names.
     named = next((found[1] for line in said if (found := _NAMED_PLUGIN.search(line))), None)
     if named is not None:
-        missing = "make setup, or ansible-galaxy collection install -r requirements.yml"
-        return _plain(named), missing if "unknown plugin" in named else None
+        return _plain(named), install_collections() if "unknown plugin" in named else None
     real = [line for line in said if _COMPLAINT.search(line) and not _WRAPPER.search(line)]
     return _plain((real or said or ["it gave no reason"])[-1]), None
 

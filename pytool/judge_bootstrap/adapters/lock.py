@@ -6,10 +6,12 @@ cleaning up after a run that was killed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -61,9 +63,14 @@ def held(path: Path, env: str, holder: Holder, *,
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Not through a link, nor into a pipe: who can write to the folder could have us empty another file, or wait.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is no regular file")
     except OSError as problem:
-        raise UsageProblem(f"the lock {path} cannot be made: {problem.strerror}",
+        why = "it is a symbolic link" if problem.errno == errno.ELOOP else problem.strerror
+        raise UsageProblem(f"the lock {path} cannot be made: {why}",
                            hint="set JUDGE_BOOTSTRAP_STATE to a folder that is yours") from problem
     with os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") as handle:
         try:
@@ -94,9 +101,13 @@ def _read(text: str) -> Holder | None:
     """Return the holder a file names; None when it is empty or not ours to understand."""
     try:
         found: Any = json.loads(text)
-        return Holder(**found)
-    except (ValueError, TypeError):
+        holder = Holder(**found)
+        texts = (holder.host, holder.user, holder.run_id, holder.command, holder.started)
+        started = datetime.fromisoformat(holder.started)
+    except (ValueError, TypeError, RecursionError):
         return None
+    good = type(holder.pid) is int and all(isinstance(text, str) for text in texts) and started.tzinfo is not None
+    return holder if good else None
 
 
 def _write(handle: Any, text: str) -> None:

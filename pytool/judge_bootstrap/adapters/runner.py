@@ -24,6 +24,7 @@ import yaml
 
 from judge_bootstrap.adapters import processes
 from judge_bootstrap.adapters.private import private_directory
+from judge_bootstrap.adapters.tools import LOCALE
 from judge_bootstrap.core.redact import HUB_TOKEN_VARIABLES, without_hub_tokens
 
 log = logging.getLogger("judge_bootstrap.runner")
@@ -241,6 +242,7 @@ def child_environment(ours: Mapping[str, str], request: PlaybookRun, private: Pa
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(private / "cp"),
         # ansible-runner says False unless somebody said something.
         "ANSIBLE_HOST_KEY_CHECKING": ours.get("ANSIBLE_HOST_KEY_CHECKING", "True"),
+        **LOCALE,
         "ANSIBLE_FORCE_COLOR": "0",
         "ANSIBLE_NOCOLOR": "1",
         "PYTHONUNBUFFERED": "1",

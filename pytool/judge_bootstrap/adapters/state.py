@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from judge_bootstrap.core.documents import InvalidDocument, read_json_object
+from judge_bootstrap.core.documents import LARGEST_DOCUMENT_BYTES, InvalidDocument, read_json_object
 
 ENV_VAR = "JUDGE_BOOTSTRAP_STATE"
 _SCHEMA = 1
@@ -43,7 +45,7 @@ class LastGoodFile:
     def read(self) -> LastGood | None:
         """Return the copy; None when there is none or it cannot be read (it is a help, never an obstacle)."""
         try:
-            found = read_json_object(self.path.read_bytes())
+            found = read_json_object(_read_regular(self.path))
             if found["schema"] != _SCHEMA or not isinstance(found["document"], dict):
                 return None
             return LastGood(str(found["origin"]), str(found["version"]), float(found["fetched_at"]), found["document"])
@@ -65,3 +67,12 @@ class LastGoodFile:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _read_regular(path: Path) -> bytes:
+    """Return a file's bytes, one more than a document may have at most. Raises OSError; for a pipe too."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(LARGEST_DOCUMENT_BYTES + 1)

@@ -21,6 +21,10 @@ from judge_bootstrap.core.redact import without_hub_tokens
 
 _ANSIBLE = ("ansible-playbook", "ansible-inventory")
 
+# Ansible refuses to start under LC_ALL=C (cron, CI) and under a locale that is not installed (ssh brings the laptop's).
+# And its English is what we read.
+LOCALE: dict[str, str] = {"LC_ALL": "C.UTF-8"} if sys.platform == "linux" else {}
+
 
 def read_tools() -> Tools:
     """Return the tools found beside this program and in PATH, and the collections where Ansible looks for them."""
@@ -29,7 +33,17 @@ def read_tools() -> Tools:
     return Tools(python=platform.python_version(),
                  programs={**{name: _ansible(name) for name in _ANSIBLE}, "ssh": _ssh()},
                  collections={name: _collection(name, collection_paths()) for name in wanted},
-                 wanted_collections=wanted, work_dir=work_dir, free_bytes=_free_bytes(work_dir))
+                 wanted_collections=wanted, work_dir=work_dir, free_bytes=_free_bytes(work_dir),
+                 install_collections=install_collections())
+
+
+def install_collections() -> str:
+    """Return the command that installs the Ansible collections for this installation, as it is typed from anywhere."""
+    root = content_root()
+    if (root / "Makefile").is_file():
+        return "make setup, or ansible-galaxy collection install -r requirements.yml"
+    galaxy = "ansible-galaxy" if shutil.which("ansible-galaxy") else str(Path(sys.executable).parent / "ansible-galaxy")
+    return f"{galaxy} collection install -r {root / 'requirements.yml'}"
 
 
 def search_path() -> str:

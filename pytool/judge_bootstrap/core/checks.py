@@ -34,7 +34,8 @@ class Check:
 class Tools:
     """What is installed here; a version is None where the thing is missing.
 
-    `wanted_collections` are the versions that requirements.yml names. `free_bytes` is None where it cannot be told.
+    `wanted_collections` are the versions that requirements.yml names, `install_collections` is the command that brings
+    them. `free_bytes` is None where it cannot be told.
     """
 
     python: str
@@ -43,6 +44,7 @@ class Tools:
     wanted_collections: Mapping[str, str]
     work_dir: str
     free_bytes: int | None
+    install_collections: str
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def check_tools(tools: Tools) -> list[Check]:
         version = tools.collections.get(name)
         status: Status = "fail" if version is None else "ok" if version == wanted else "warn"
         checks.append(Check(f"collection {name}", status, version or "not installed", wanted, None if status == "ok"
-                            else "make setup, or ansible-galaxy collection install -r requirements.yml"))
+                            else tools.install_collections))
     if tools.free_bytes is not None:
         status = _graded(-tools.free_bytes, -FREE_WARN_BYTES, -FREE_FAIL_BYTES)
         checks.append(Check("disk space", status, f"{tools.free_bytes / (1 << 30):.1f} GiB free in {tools.work_dir}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -208,3 +209,40 @@ def test_the_recap_event_gives_each_hosts_counts() -> None:
 def test_an_event_of_an_unknown_kind_passes() -> None:
     assert to_event({"event": "something_new", "stdout": "x"}).kind == "something_new"
     assert to_event({}).kind == ""
+
+
+@pytest.mark.parametrize("content", [
+    {"pid": 1, "run_id": "r", "started": "yesterday"},
+    {"pid": "1", "run_id": "r", "started": "2026-11-24T10:00:00+00:00"},
+    {"pid": 1, "run_id": ["r"], "started": "2026-11-24T10:00:00+00:00"},
+    {"pid": 1, "run_id": "r", "started": "2026-11-24T10:00:00"}])
+def test_a_held_lock_that_does_not_say_who_holds_it_is_a_refusal_all_the_same(
+        tmp_path: Path, content: dict[str, object]) -> None:
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"host": "h", "user": "u", "command": "c", **content}))
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(Refusal, match="held by another run"), \
+                lock.held(path, "prod", lock.new_holder("run-2", "x")):
+            pass
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_points_to_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "lock").symlink_to("precious")
+    with pytest.raises(UsageProblem, match="it is a symbolic link"), \
+            lock.held(tmp_path / "lock", "prod", lock.new_holder("run-1", "x")):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_lock_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(UsageProblem, match="it is no regular file"), \
+            lock.held(tmp_path / "lock", "prod", lock.new_holder("run-1", "x")):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="C.UTF-8 is not everywhere else")
+def test_ansible_runs_under_a_locale_that_exists_and_speaks_english(tmp_path: Path) -> None:
+    assert child_environment({"LC_ALL": "C"}, request(), tmp_path, of_runner={"LC_ALL": "C"})["LC_ALL"] == "C.UTF-8"

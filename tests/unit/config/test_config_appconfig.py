@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -184,3 +185,9 @@ def test_a_damaged_copy_is_no_copy(store: LastGoodFile, content: bytes) -> None:
                                                 (7200, "2 h"), (172_800, "2 days")])
 def test_ages_read_as_people_say_them(seconds: int, words: str) -> None:
     assert age_words(seconds) == words
+
+
+def test_a_pipe_in_the_place_of_the_copy_does_not_hold_the_run(store: LastGoodFile) -> None:
+    store.path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(store.path)
+    assert store.read() is None

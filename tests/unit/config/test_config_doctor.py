@@ -25,7 +25,7 @@ from judge_bootstrap.core.settings import Settings, Source, Value
 ROOT = Path(__file__).parents[3]
 TOOLS = Tools(python="3.11.7", programs={"ansible-playbook": "ansible-core 2.19.14", "ssh": "OpenSSH_9.2p1"},
               collections={"amazon.aws": "10.1.2"}, wanted_collections={"amazon.aws": "10.1.2"}, work_dir="/tmp",
-              free_bytes=10 << 30)
+              free_bytes=10 << 30, install_collections="make setup")
 NODES = [ClusterNode("node-1", "aws:///us-east-1a/i-1", "10.77.0.11", 1, True),
          ClusterNode("node-2", None, "10.77.0.12", 1, True)]
 CLUSTER = Cluster(server="https://c", version="v1.36.3", namespace="llm-judge", has_namespace=True, secret="hf-secret",
@@ -81,7 +81,7 @@ def test_everything_broken_is_reported_at_once(world: World) -> None:
     assert (done.exit_code, answer["ok"]) == (1, False)
     assert [(check["name"], check["hint"]) for check in answer["checks"] if check["status"] == "fail"] == [
         ("ssh", "apt-get install openssh-client"),
-        ("collection amazon.aws", "make setup, or ansible-galaxy collection install -r requirements.yml"),
+        ("collection amazon.aws", "make setup"),
         ("disk space", "df -h /tmp"),
         ("AWS identity", "aws sts get-caller-identity, then sign in (such as aws sso login)"),
         ("settings", "mend them"), ("inventory", "start one")]
@@ -91,6 +91,26 @@ def test_everything_broken_is_reported_at_once(world: World) -> None:
 def test_a_cluster_that_cannot_be_reached_is_a_failed_check(environment: Environment, world: World) -> None:
     checks = examine(environment, replace(world, cluster=raising(ClusterUnavailable("connection refused"))))
     assert bad(checks) == {"Kubernetes": ("fail", "connection refused")}
+
+
+def test_where_manifests_are_files_no_cluster_is_asked_and_that_is_a_warning(
+    environment: Environment, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = raising(AssertionError("asked a cluster"))
+    monkeypatch.setattr("judge_bootstrap.adapters.config.role_variables",
+                        lambda environment: {"vllm_k8s_render_dir": "/srv/manifests"})
+    assert bad(examine(environment, replace(world, cluster=asked))) == {
+        "Kubernetes": ("warn", "not asked: manifests are written to /srv/manifests instead of being applied")}
+
+
+def test_the_local_environment_says_by_a_variable_that_it_has_no_cluster(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = load_environment("local", ROOT / "inventory")
+    monkeypatch.setenv("JUDGE_LAB_RENDER_DIR", "")
+    assert "Kubernetes" not in bad(examine(local, world))
+    monkeypatch.setenv("JUDGE_LAB_RENDER_DIR", "/lab/manifests")
+    assert bad(examine(local, world))["Kubernetes"][0] == "warn"
 
 
 def test_the_last_good_copy_is_a_warning(environment: Environment, world: World) -> None:

@@ -119,7 +119,7 @@ def test_a_limit_over_an_empty_inventory_says_that_it_is_empty(environment: Envi
     assert refused(environment, FakeLister("no_match", "unknown_limit"), "i-0abc").reason == "INVENTORY_EMPTY"
 
 
-@pytest.mark.parametrize("limit", ["", " ", ",", ", ,", ":"])
+@pytest.mark.parametrize("limit", ["", " ", ",", ", ,", ":", "~", "~[", "!"])
 def test_an_empty_limit_is_refused_because_ansible_takes_it_for_all_hosts(environment: Environment, limit: str) -> None:
     lister = FakeLister("lab", "lab")
     assert refused(environment, lister, limit).message.startswith("--limit is empty")

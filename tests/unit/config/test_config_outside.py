@@ -13,7 +13,7 @@ import pytest
 from judge_bootstrap.adapters import bounded
 from judge_bootstrap.adapters.aws import AwsUnavailable, read_identity
 from judge_bootstrap.adapters.kube_checks import ClusterUnavailable, read_cluster
-from judge_bootstrap.adapters.tools import read_tools
+from judge_bootstrap.adapters.tools import install_collections, read_tools
 
 NOBODY = "https://127.0.0.1:9"
 
@@ -110,3 +110,12 @@ def test_this_machine_has_what_the_tests_run_with() -> None:
     assert str(tools.programs["ansible-playbook"]).startswith("ansible-core 2.")
     assert set(tools.wanted_collections) >= {"amazon.aws", "kubernetes.core"}
     assert tools.free_bytes is not None
+
+
+def test_collections_are_installed_from_where_the_program_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "playbooks").mkdir()
+    monkeypatch.setenv("JUDGE_BOOTSTRAP_CONTENT_ROOT", str(tmp_path))
+    # Installed from a wheel there is no Makefile, and requirements.yml is not in the working directory.
+    assert install_collections().endswith(f"ansible-galaxy collection install -r {tmp_path}/requirements.yml")
+    (tmp_path / "Makefile").touch()
+    assert install_collections().startswith("make setup")
