@@ -96,13 +96,15 @@ def _print_table(app: AppContext, loaded: Loaded) -> None:
         from rich.table import Table
         from rich.text import Text
 
+        from judge_bootstrap.core.redact import redactor
+
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("setting", no_wrap=True)
         for name in ("value", "age", "source"):
             table.add_column(name, overflow="fold")
         for row in table_rows(loaded.settings, short=True):
             # Text, not str: a value in brackets is no markup.
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(redactor().clean(cell)) for cell in row))
         console.print(table)
     app.say(appconfig_line(loaded))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -51,20 +52,30 @@ class LazyGroup(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        except BootstrapError as error:
-            code = app.fail(error)
-        except click.ClickException as error:
-            # A usage error may come before --json was parsed, so look for the word itself.
+            code = self._answer(words, app, prog_name=prog_name, complete_var=complete_var, **extra)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # stdout may be what is full, so the error goes to stderr, with --json too.
+            app.json = False
+            what = error.filename or "the output or a temporary file"
+            code = app.fail(BootstrapError(f"no space left to write {what}", hint="df -h . /tmp /dev/shm"))
+        sys.exit(int(code) if isinstance(code, int) else ExitCode.OK)
+
+    def _answer(self, words: list[str], app: AppContext, **extra: Any) -> Any:
+        """Run a command line and return its exit code, also for an error, which has been printed then."""
+        try:
+            return super().main(words, standalone_mode=False, **extra)
+        except (BootstrapError, click.ClickException) as error:
+            # An error may come before --json was parsed, so look for the word itself.
             app.json = app.json or "--json" in words
-            code = app.fail(_usage_problem(error))
+            return app.fail(error if isinstance(error, BootstrapError) else _usage_problem(error))
         except click.Abort:
-            code = app.fail(Interrupted("interrupted", reason="INTERRUPTED", hint="run the same command again"))
+            return app.fail(Interrupted("interrupted", reason="INTERRUPTED", hint="run the same command again"))
         except BrokenPipeError:
             # The reader (head, less) went away; a second error at shutdown would only confuse.
             sys.stderr.close()
-            code = ExitCode.FAILED
-        sys.exit(int(code) if isinstance(code, int) else ExitCode.OK)
+            return ExitCode.FAILED
 
 
 class Interrupted(BootstrapError):

@@ -1,4 +1,4 @@
-"""Take secrets out of text before it reaches a terminal, a log or JSON.
+"""Take secrets, and signs that a terminal obeys, out of text before it reaches a terminal, a log or JSON.
 
 The last net, not the first: secrets are kept out of what Ansible sees at all (adapters/runner.py). This one catches
 what a library puts into an exception or a node into its output.
@@ -18,7 +18,7 @@ MASK = "***"
 
 # Names of variables whose value is a secret. AWS_ACCESS_KEY_ID is a name of a key, not a secret.
 SECRET_NAME = re.compile(
-    r"(token(?!iz|s)|passw(or)?d|passphrase|secret|credential|api_?key|private_?key)", re.IGNORECASE)
+    r"(token(?!iz|s)|passw(or)?d|(?<=_)pass$|passphrase|secret|credential|api_?key|private_?key)", re.IGNORECASE)
 
 # A name may contain the word and still hold a path, a file or a switch: its value is shown.
 NOT_SECRET_NAME = re.compile(
@@ -31,6 +31,10 @@ SECRET_SHAPE = re.compile(
     r"|(?<=X-Amz-Security-Token=)[^&\s\"']{16,}"
     r"|(?<=Authorization: Bearer )\S+",
 )
+
+# What a node, a Hub or AWS says must not clear the screen, move the cursor, or turn the text around (CVE-2021-42574);
+# lone surrogates cannot be printed at all. Line feed and tab stay.
+TERMINAL_SIGN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # Shorter values would mask ordinary words; no real token is that short.
 SHORTEST_SECRET = 8
@@ -65,10 +69,11 @@ class Redactor:
         self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
     def clean(self, text: str) -> str:
-        """Return `text` with every known or secret-shaped value replaced by ***."""
+        """Return `text` with every known or secret-shaped value replaced by ***, and no sign that a terminal obeys."""
         if self._known is not None:
             text = self._known.sub(MASK, text)
-        return SECRET_SHAPE.sub(MASK, text)
+        text = SECRET_SHAPE.sub(MASK, text.replace("\r\n", "\n"))
+        return TERMINAL_SIGN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def secrets_of(environment: Mapping[str, str]) -> set[str]:

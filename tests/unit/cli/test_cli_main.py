@@ -161,3 +161,27 @@ def test_ctrl_c_outside_a_run_ends_with_130(desk: Desk) -> None:
 def test_python_dash_m_is_the_same_program() -> None:
     done = python("-m", "judge_bootstrap", "--version")
     assert done.stdout == f"judge-bootstrap {__version__}\n", done.stderr
+
+
+def test_an_error_before_json_is_parsed_is_json_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "LOUD")
+    result, answer = desk.invoke_json("--env", "prod", "run", "nvme")
+    assert result.exit_code == 2
+    assert answer["message"].startswith("LOG_LEVEL is 'LOUD'")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--env", "prd", "--json"]])
+def test_a_full_disk_under_stdout_is_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "judge_bootstrap", *words], stdout=full, stderr=subprocess.PIPE,
+                              text=True, check=False,
+                              env={**os.environ, "PYTHONPATH": str(Path(main_module.__file__).parents[2])})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "Error: no space left to write the output or a temporary file"
+    assert "Traceback" not in done.stderr
+
+
+def test_what_aws_or_a_node_says_cannot_drive_the_terminal(desk: Desk) -> None:
+    desk.settings.warnings = ("version \x1b[2J\x1b]0;owned\x07",)
+    assert "\x1b" not in desk.invoke("--env", "prod").output

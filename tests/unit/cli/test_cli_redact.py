@@ -31,13 +31,14 @@ def test_short_values_are_not_masked_for_they_would_mask_words() -> None:
 
 
 @pytest.mark.parametrize("name", ["hf_token", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "db_password",
-                                  "vllm_api_key", "client_secret", "passphrase"])
+                                  "vllm_api_key", "client_secret", "passphrase", "ansible_ssh_pass",
+                                  "ansible_become_pass"])
 def test_names_of_secrets_are_known(name: str) -> None:
     assert is_secret_name(name)
 
 
 @pytest.mark.parametrize("name", ["model_cache_token_file", "vllm_k8s_hf_secret_name", "HF_TOKEN_PATH", "max_tokens",
-                                  "tokenizer", "AWS_ACCESS_KEY_ID", "model.id", "secret_arn"])
+                                  "tokenizer", "bypass", "AWS_ACCESS_KEY_ID", "model.id", "secret_arn"])
 def test_names_that_only_refer_to_a_secret_are_not(name: str) -> None:
     assert not is_secret_name(name)
 
@@ -46,3 +47,10 @@ def test_secrets_are_found_in_variables_and_in_token_files(tmp_path: Path) -> No
     (tmp_path / "token").write_text("from-a-file\n")
     found = secrets_of({"HF_TOKEN": "from-a-variable", "HF_HOME": str(tmp_path), "EDITOR": "vi"})
     assert found == {"from-a-variable", "from-a-file"}
+
+
+@pytest.mark.parametrize(("text", "printed"), [
+    ("\x1b[2Jgone", r"\x1b[2Jgone"), ("a\rb", r"a\rb"), ("\x07\x9b1m", r"\x07\x9b1m"),
+    ("\u202eevil", r"\u202eevil"), ("\udcff", r"\udcff"), ("two\r\nlines\tand é", "two\nlines\tand é")])
+def test_signs_that_a_terminal_obeys_are_shown_instead(text: str, printed: str) -> None:
+    assert Redactor([]).clean(text) == printed
