@@ -42,12 +42,25 @@ HOW_TO_GET = (
 )
 
 
+class Unavailable(LabError):
+    """Nothing names the binaries, none are in the cache, and they cannot be downloaded."""
+
+
+def at_hand() -> bool:
+    """Say whether find() would need no download."""
+    folder = cache_dir() / f"kube-{KUBERNETES_VERSION}"
+    missing = [name for name in NAMES if not (folder / name).exists()]
+    if os.environ.get("KUBEBUILDER_ASSETS"):
+        missing = [name for name in missing if name not in _ENVTEST_NAMES]
+    return not missing or bool(os.environ.get("JUDGE_BOOTSTRAP_KUBE_ARCHIVE"))
+
+
 def find(report: Callable[[str], None]) -> dict[str, Path]:
     """Return the path of each binary of NAMES; fetch and check what is not there yet.
 
     KUBEBUILDER_ASSETS gives etcd and kube-apiserver where it is set. The rest lies in the cache, filled from the
     archive that JUDGE_BOOTSTRAP_KUBE_ARCHIVE names, or from the official release downloads.
-    Raises LabError with how to get them when neither can be had.
+    Raises Unavailable, with how to get them, when neither can be had; LabError for what is named and no good.
     """
     assets = _from_assets()
     folder = cache_dir() / f"kube-{KUBERNETES_VERSION}"
@@ -137,7 +150,7 @@ def _download(names: list[str], folder: Path, report: Callable[[str], None]) -> 
                 with urllib.request.urlopen(url, timeout=60) as source:
                     _keep(source, folder / name, expected, url)
         except OSError as err:  # URLError is one
-            raise LabError(
+            raise Unavailable(
                 f"no Kubernetes binaries: {name} is not in {folder} and cannot be downloaded ({err})", hint=HOW_TO_GET
             ) from err
 

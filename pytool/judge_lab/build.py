@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from judge_lab import LabError, images, kube, network, pki, process, runtime, services, ssh
+from judge_lab import LabError, binaries, images, kube, network, pki, podless, process, runtime, services, ssh
 from judge_lab import node as nodes
 from judge_lab.layout import API_PORT, HOST_ADDRESS
 from judge_lab.state import NodeState, State
@@ -15,9 +15,12 @@ Report = Callable[[str], None]
 
 
 class Builder:
-    """Brings one lab up; what runs already is left alone. `binaries` are the paths that binaries.find() gave."""
+    """Brings one lab up; what runs already is left alone.
 
-    def __init__(self, state: State, found: dict[str, Path], report: Report) -> None:
+    `binaries` are the paths that binaries.find() gave; None brings up a lab without Kubernetes.
+    """
+
+    def __init__(self, state: State, found: dict[str, Path] | None, report: Report) -> None:
         self.state, self.binaries, self.report = state, found, report
         self.layout = state.layout
         self.images = images.ensure(report)
@@ -28,13 +31,16 @@ class Builder:
         layout, state = self.layout, self.state
         network.ensure_bridge(layout.root)
         services.fill_hub(layout)
-        pki.ensure(layout.kube)
+        if self.binaries:
+            pki.ensure(layout.kube)
+        else:
+            images.unpack_root(self.images[0], layout.image)
         ssh.ensure_operator_key(layout)
         for name in services.PORTS:
             if self._start_service(name) and name == "aws":
                 self._wait("aws", lambda: kube.listens(HOST_ADDRESS, services.PORTS["aws"]))
                 services.fix_random_ids()
-            if name == "aws":
+            if name == "aws" and self.binaries:
                 self._start_control("etcd")
                 self._start_control("kube-apiserver")
         self._seed()
@@ -42,27 +48,36 @@ class Builder:
         for node in wanted:
             self.boot(node)
         ssh.write_known_hosts(layout, state.nodes.values())
-        with ThreadPoolExecutor(len(wanted) or 1) as pool:
-            imports = [pool.submit(nodes.import_images, layout, node, self.images) for node in wanted]
-            self._wait("kube-apiserver", kube.Api(layout).ready)
-            kube.allow_coredns(kube.Api(layout))
-            for part in kube.PARTS[2:]:
-                self._start_control(part)
-            for done in imports:
-                done.result()
+        if self.binaries:
+            self._complete_cluster(wanted)
+        else:
+            self._start(podless.PART, [*services.python(), "-m", "judge_lab.podless"])
         for name, port in services.PORTS.items():
             self._wait(name, lambda port=port: kube.listens(HOST_ADDRESS, port))  # type: ignore[misc]
         for node in wanted:
             self.wait_ready(node)
 
+    def _complete_cluster(self, wanted: list[NodeState]) -> None:
+        with ThreadPoolExecutor(len(wanted) or 1) as pool:
+            imports = [pool.submit(nodes.import_images, self.layout, node, self.images) for node in wanted]
+            self._wait("kube-apiserver", kube.Api(self.layout).ready)
+            kube.allow_coredns(kube.Api(self.layout))
+            for part in kube.PARTS[2:]:
+                self._start_control(part)
+            for done in imports:
+                done.result()
+
     def boot(self, node: NodeState) -> None:
-        """Start a node that does not run, and its GPU stand-in if that does not."""
+        """Start a node that does not run, and its GPU stand-in if that does not (podless.py is its own)."""
         if not node.running():
             self.report(f"Starting {node.name} ({node.instance_id}, {node.address})")
             nodes.halt(self.layout, node)  # what a crash left of it
-            nodes.prepare(self.layout, node, with_kubernetes=True)
-            nodes.boot(self.layout, node, binaries=self.binaries["kubelet"].parent, vllm=runtime.folder())
+            nodes.prepare(self.layout, node, with_kubernetes=bool(self.binaries))
+            kubelet = self.binaries["kubelet"].parent if self.binaries else None
+            nodes.boot(self.layout, node, binaries=kubelet, vllm=runtime.folder())
             self.state.save()
+        if not self.binaries:
+            return
         folder = self.layout.node(node.name) / "fs" / "var" / "lib" / "kubelet" / "device-plugins"
         self._start(
             gpu_part(node),
@@ -70,11 +85,13 @@ class Builder:
         )
 
     def wait_ready(self, node: NodeState) -> None:
-        """Wait until the node is reached by ssh and Ready in Kubernetes."""
+        """Wait until the node is reached by ssh, and Ready in Kubernetes where that is."""
         if not node.plugged:
             return
         log = f"tail {self.layout.node(node.name)}/fs/var/log/*.log"
         kube.wait_until(f"{node.name} accepts ssh", lambda: kube.listens(node.address, 22), seconds=30, hint=log)
+        if not self.binaries:
+            return
         api = kube.Api(self.layout)
         kube.wait_until(
             f"{node.name} is Ready with its GPU", lambda: api.node_ready(node.name, node.booted), seconds=90, hint=log
@@ -85,7 +102,7 @@ class Builder:
         services.seed_instances(self.state.nodes.values())
         self.state.save()
         for node in self.state.nodes.values():
-            if before[node.name] not in ("", node.instance_id) and node.running():
+            if self.binaries and before[node.name] not in ("", node.instance_id) and node.running():
                 # moto forgot the instances: the Node that named the old one has to join anew.
                 nodes.prepare(self.layout, node, with_kubernetes=True)
                 kube.Api(self.layout).delete_node(node.name)
@@ -95,6 +112,7 @@ class Builder:
         return self._start(name, services.command(name, self.layout), port=services.PORTS[name])
 
     def _start_control(self, part: str) -> bool:
+        assert self.binaries
         return self._start(
             part,
             kube.command(part, self.binaries[part], self.layout),
@@ -111,7 +129,10 @@ class Builder:
         if not name.startswith("gpu"):
             self.report(f"Starting {name}")
         self.state.processes[name] = process.spawn(
-            argv, log=self.layout.logs / f"{name}.log", mark=self.layout.root, env=services.import_path()
+            argv,
+            log=self.layout.logs / f"{name}.log",
+            mark=self.layout.root,
+            env={**services.import_path(), "JUDGE_LAB_DIR": str(self.layout.root)},
         )
         self.state.save()
         return True
@@ -128,6 +149,11 @@ class Builder:
             return False
 
         kube.wait_until(f"{name} answers", holds, seconds=seconds, hint=f"less {log}")
+
+
+def found_for(state: State, report: Report) -> dict[str, Path] | None:
+    """Return the Kubernetes binaries of a lab that has Kubernetes, else None; raises LabError (see binaries.find)."""
+    return binaries.find(report) if state.kubernetes else None
 
 
 def gpu_part(node: NodeState) -> str:

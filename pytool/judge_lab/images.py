@@ -232,6 +232,22 @@ def _file(layer: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) 
     layer.addfile(entry, io.BytesIO(content))
 
 
+def unpack_root(image: Image, folder: Path) -> None:
+    """Unpack the image's one layer into `folder`, which appears only when it is whole; what is there stays."""
+    if folder.exists():
+        return
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
+    with tarfile.open(image.archive) as archive:
+        content = archive.extractfile("layer.tar")
+        assert content is not None
+        with tarfile.open(fileobj=content) as layer:
+            # Made by us, of absolute links and owners on purpose, so nothing is filtered.
+            layer.extraction_filter = lambda member, path: member
+            layer.extractall(staging, numeric_owner=True)
+    staging.chmod(0o755)
+    staging.replace(folder)
+
+
 def write_archive(image: Image, layer: bytes, entrypoint: list[str]) -> None:
     """Write a docker-archive with one layer; it appears under its name only when it is whole."""
     config = json.dumps(

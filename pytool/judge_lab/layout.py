@@ -94,6 +94,21 @@ class Layout:
     def kubeconfig(self) -> Path:
         return self.kube / "admin.kubeconfig"
 
+    @property
+    def manifests(self) -> Path:
+        """Where the manifests are rendered to when there is no Kubernetes."""
+        return self.root / "manifests"
+
+    @property
+    def image(self) -> Path:
+        """The server's image, unpacked, when there is no containerd to take it."""
+        return self.root / "image"
+
+    @property
+    def pods(self) -> Path:
+        """What runs of the manifests' pods when there is no Kubernetes."""
+        return self.root / "pods.json"
+
     def node(self, name: str) -> Path:
         return self.root / "nodes" / name
 

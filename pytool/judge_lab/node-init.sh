@@ -1,19 +1,20 @@
 #!/bin/bash
 # The first process of a lab node: makes the node's own view of the machine, then keeps the node's services running.
 # Runs in new mount, uts and pid namespaces and in the node's network namespace.
-#   node-init.sh NAME NODE_DIR KUBE_DIR|- VLLM_DIR|- LOOP_MINOR|- STABLE_NAME
+#   node-init.sh NAME NODE_DIR KUBE_DIR|- VLLM_DIR|- LOOP_MINOR|- STABLE_NAME IMAGE_DIR|-
 # It lies in a package folder that the mounts below may cover, so bash must have read it whole: hence main().
 main() {
 set -eu
-local name=$1 node=$2 kube=$3 vllm=$4 minor=$5 stable=$6
+local name=$1 node=$2 kube=$3 vllm=$4 minor=$5 stable=$6 image=$7
 local lab=/run/judge-lab
 
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p $lab/etc $lab/bin $lab/vllm $lab/dev /run/sshd /run/lock
+mkdir -p $lab/etc $lab/bin $lab/vllm $lab/image $lab/dev /run/sshd /run/lock
 mount --bind "$node/etc" $lab/etc
 if [ "$kube" != - ]; then mount --bind -o ro "$kube" $lab/bin; fi
 if [ "$vllm" != - ]; then mount --bind -o ro "$vllm" $lab/vllm; fi
+if [ "$image" != - ]; then mount --bind -o ro "$image" $lab/image; fi
 
 # /dev: the usual files and the node's own disk. Other nodes' disks and the host's cannot even be named.
 mount -t tmpfs -o mode=755,size=1m tmpfs $lab/dev

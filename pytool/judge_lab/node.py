@@ -33,6 +33,8 @@ from judge_lab.state import NodeState
 INIT = Path(__file__).parent / "node-init.sh"
 # As the node sees it; the device plugin mounts it into the containers that ask for a GPU.
 NODE_VLLM_DIR = "/run/judge-lab/vllm"
+# The server's image, unpacked, on a node without containerd.
+NODE_IMAGE_DIR = "/run/judge-lab/image"
 INSTANCE_LABEL = "judge-bootstrap.io/instance-id"
 NODE_LABELS = {"role": "ai-gpu"}
 TAINT = {"key": "sku", "value": "gpu", "effect": "NoSchedule"}
@@ -70,7 +72,7 @@ def write_kubelet_args(layout: Layout, node: NodeState) -> None:
 
 
 def boot(layout: Layout, node: NodeState, *, binaries: Path | None, vllm: Path | None) -> None:
-    """Start the node with the disk it has; `binaries` None means a node without Kubernetes.
+    """Start the node with the disk it has; `binaries` None means a node without Kubernetes, which sees the image.
 
     Sets `process`, `loop` and `booted` of the node; the caller saves the state.
     """
@@ -105,6 +107,7 @@ def boot(layout: Layout, node: NodeState, *, binaries: Path | None, vllm: Path |
             vllm or "-",
             minor,
             disks.STABLE_NAME,
+            "-" if binaries else layout.image,
         ],
         log=layout.logs / f"{node.name}.log",
         mark=layout.root,

@@ -123,6 +123,15 @@ def marked(mark: Path) -> list[Process]:
     return found
 
 
+def children(process: Process) -> list[Process]:
+    """Return the living processes that a process started and that are still its own."""
+    try:
+        pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    except OSError:  # gone
+        return []
+    return [Process(int(pid), started) for pid in pids if (started := _started(int(pid))) is not None]
+
+
 def command(process: Process) -> str:
     """Return the command line of a process, for messages."""
     with contextlib.suppress(OSError):

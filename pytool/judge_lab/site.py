@@ -6,11 +6,12 @@ is cut, or a machine that restarts, leaves nothing that the next command cannot 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from judge_lab import LabError, binaries, clearing, kube, network, prerequisites, runtime, services, verbs
-from judge_lab.build import Builder, Report, gpu_part
-from judge_lab.layout import MAX_NODES, REGION, Layout, current, node_name
+from judge_lab import LabError, binaries, clearing, kube, network, podless, prerequisites, runtime, services, verbs
+from judge_lab.build import Builder, Report, found_for, gpu_part
+from judge_lab.layout import MAX_NODES, REGION, Layout, current, node_address, node_name
 from judge_lab.state import LOCK_FILE, NodeState, State, load, lock
 
 
@@ -37,11 +38,34 @@ def up(nodes: int = 2, report: Report = _silent) -> None:
                 report("Clearing away what is left of an earlier lab")
                 clearing.clear(layout)
             state = State(layout)
-        found = binaries.find(report)
+            state.kubernetes = _can_have_kubernetes(report)
+        elif not state.kubernetes and (binaries.at_hand() or _in_ci()) and _can_have_kubernetes(report):
+            report("Kubernetes can be had now: beginning anew, with blank disks")
+            clearing.clear(layout)
+            state = State(layout)
+        found = found_for(state, report)
         runtime.ensure(report)
         for index in range(1, nodes + 1):
             state.nodes.setdefault(node_name(index), NodeState(index))
         Builder(state, found, report).build()
+
+
+def _can_have_kubernetes(report: Report) -> bool:
+    """Say whether the cluster's binaries are here or can be fetched; in CI it is an error if not (raises LabError)."""
+    try:
+        binaries.find(report)
+    except binaries.Unavailable as err:
+        if _in_ci():
+            raise LabError(
+                f"{err.message}; in CI (the variable CI is set) nothing may stand in for them", hint=err.hint
+            ) from err
+        report(f"{err.message}. Going on without a cluster. To have one: {err.hint}; then judge-bootstrap lab up")
+        return False
+    return True
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def _anything_runs(state: State) -> bool:
@@ -99,25 +123,42 @@ def status() -> dict[str, Any]:
             "instance_id": node.instance_id,
             "address": node.address,
             "kind": node.kind,
-            "ready": ready.get(node.name, False),
+            "ready": ready.get(node.name, False) if state.kubernetes else verbs.condition(node) == "running",
             "disk": node.loop,
         }
         for node in state.nodes.values()
     }
-    expected = {
-        *kube.PARTS,
-        *services.PORTS,
-        *(gpu_part(node) for node in state.nodes.values() if node.wanted == "running"),
-    }
+    if state.kubernetes:
+        plugins = (gpu_part(node) for node in state.nodes.values() if node.wanted == "running")
+        expected = {*services.PORTS, *kube.PARTS, *plugins}
+    else:
+        expected = {*services.PORTS, podless.PART}
     runs = all(parts.get(name) == "running" for name in expected) and all(
         node.running() for node in state.nodes.values() if node.wanted == "running"
     )
-    return {"running": runs, "directory": str(layout.root), "parts": parts, "nodes": nodes, "stand_ins": stand_ins()}
+    return {
+        "running": runs,
+        "kubernetes": state.kubernetes,
+        "directory": str(layout.root),
+        "parts": parts,
+        "nodes": nodes,
+        "stand_ins": stand_ins(),
+    }
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables by which AWS, hub and cluster clients find the lab."""
+    """Return the environment variables by which AWS, hub and cluster clients find the lab.
+
+    The last two are empty but in a lab without Kubernetes: where manifests are to be written, and the address (without
+    a port) at which the first of their pods answers.
+    """
     layout = current()
+    state = load(layout)
+    manifests = endpoint = ""
+    if state is not None and not state.kubernetes:
+        usable = podless.usable_nodes(state.nodes.values())
+        manifests = str(layout.manifests)
+        endpoint = f"http://{usable[0].address if usable else node_address(1)}"
     return {
         "AWS_ENDPOINT_URL": services.AWS_URL,
         "AWS_ENDPOINT_URL_APPCONFIGDATA": services.APPCONFIG_URL,
@@ -129,6 +170,9 @@ def environment() -> dict[str, str]:
         "KUBECONFIG": str(layout.kubeconfig),
         "JUDGE_LAB_DIR": str(layout.root),
         "HF_ENDPOINT": services.HUB_URL,
+        # Given even if empty: a shell may have them from another day.
+        "JUDGE_LAB_RENDER_DIR": manifests,
+        "JUDGE_LAB_ENDPOINT_URL": endpoint,
     }
 
 
@@ -150,14 +194,33 @@ def node(verb: str, name: str, report: Report = _silent) -> None:
         verbs.apply(state, verb, name, report)
 
 
+_IMAGE_STAND_IN = (
+    "the image vllm/vllm-openai is a small Debian root whose `vllm` adds --enforce-eager (no CUDA graphs here)"
+)
+
+
 def stand_ins() -> list[str]:
     """Return a sentence for each thing that is not the real one here."""
-    return [
+    state = load(current())
+    both = [
         "AWS is a moto server with an instance for each node, AppConfig's data service a small server of its protocol",
         "the Hugging Face Hub is a small server of the documented endpoints with a tiny judge model",
-        "a node is a set of namespaces on this kernel (sshd, containerd, kubelet and kube-proxy are real; no systemd)",
         "an instance-store disk is a loop device, and the only disk that its node can open",
+    ]
+    if state is not None and not state.kubernetes:
+        return [
+            *both,
+            "a node is a set of namespaces on this kernel (sshd is real; no systemd)",
+            "no Kubernetes: the manifests are rendered and their fields checked, and the pod's command runs in the "
+            "node's namespaces, with its arguments, environment, user and volumes, on the node's own address; no "
+            f"Service, probes or limits. To have a cluster: {binaries.HOW_TO_GET}; then judge-bootstrap lab up",
+            "the GPU is the CPU build of vLLM, mounted where the pod asks for nvidia.com/gpu",
+            _IMAGE_STAND_IN,
+        ]
+    return [
+        *both,
+        "a node is a set of namespaces on this kernel (sshd, containerd, kubelet and kube-proxy are real; no systemd)",
         "the GPU is a device plugin that mounts the CPU build of vLLM into containers that ask for nvidia.com/gpu",
-        "the image vllm/vllm-openai is a small Debian root whose `vllm` adds --enforce-eager (no CUDA graphs here)",
+        _IMAGE_STAND_IN,
         "NetworkPolicy objects are accepted and not enforced",
     ]

@@ -55,11 +55,14 @@ class State:
     boot: str = field(default_factory=boot_id)
     processes: dict[str, Process] = field(default_factory=dict)
     nodes: dict[str, NodeState] = field(default_factory=dict)
+    # False where its binaries could not be had: then podless.py runs the pods.
+    kubernetes: bool = True
 
     def save(self) -> None:
         """Write the state in one step, so that a crash leaves the old one or the new one."""
         content = {
             "boot": self.boot,
+            "kubernetes": self.kubernetes,
             "processes": {name: asdict(process) for name, process in self.processes.items()},
             "nodes": {name: asdict(node) for name, node in self.nodes.items()},
         }
@@ -81,6 +84,7 @@ def load(layout: Layout) -> State | None:
             content["boot"],
             {name: Process(**process) for name, process in content["processes"].items()},
             {name: _node(node) for name, node in content["nodes"].items()},
+            content.get("kubernetes", True),
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from judge_lab import LabError, binaries, disks, network, process, services
+from judge_lab import LabError, disks, network, process, services
 from judge_lab import node as nodes
-from judge_lab.build import Builder, Report, gpu_part
+from judge_lab.build import Builder, Report, found_for, gpu_part
 from judge_lab.layout import MAX_NODES, node_name
 from judge_lab.state import NodeState, State
 
@@ -42,7 +42,7 @@ def _add(state: State, name: str, report: Report) -> None:
             hint=f"judge-bootstrap lab node add {free}",
         )
     state.nodes[name] = NodeState(index)
-    Builder(state, binaries.find(report), report).build()
+    Builder(state, found_for(state, report), report).build()
 
 
 def _stop(state: State, node: NodeState, report: Report) -> None:
@@ -87,9 +87,10 @@ def _start(state: State, node: NodeState, report: Report) -> None:
         if node.running():
             network.plug(node.name)
     state.save()
-    builder = Builder(state, binaries.find(report), report)
+    builder = Builder(state, found_for(state, report), report)
     builder.boot(node)
-    nodes.import_images(state.layout, node, builder.images)
+    if state.kubernetes:
+        nodes.import_images(state.layout, node, builder.images)
     builder.wait_ready(node)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +175,9 @@ def _cluster(environment: Environment, world: World, loaded: Loaded | None,
         return [Check("Kubernetes", "warn", "not checked: the settings that name it are wrong", "reachable",
                       "correct the settings, then doctor again")]
     variables = role_variables(environment)
+    if folder := _render_dir(environment, variables):
+        return [Check("Kubernetes", "warn", f"not asked: manifests are written to {folder} instead of being applied",
+                      "a cluster, reachable", _how_to_get_a_cluster(environment))]
     try:
         cluster = world.cluster(
             kubeconfig=_literal(variables.get("vllm_k8s_kubeconfig")),
@@ -184,6 +188,18 @@ def _cluster(environment: Environment, world: World, loaded: Loaded | None,
     except ClusterUnavailable as error:
         return [Check("Kubernetes", "fail", str(error), "reachable", "kubectl cluster-info")]
     return check_cluster(cluster, hosts)
+
+
+def _render_dir(environment: Environment, variables: Mapping[str, Any]) -> str | None:
+    """Return where the manifests go instead of to a cluster. The lab says it by a variable of the environment."""
+    if environment.provider == "lab":
+        return os.environ.get("JUDGE_LAB_RENDER_DIR") or None
+    return _literal(variables.get("vllm_k8s_render_dir"))
+
+
+def _how_to_get_a_cluster(environment: Environment) -> str:
+    return ("judge-bootstrap lab status says how to have one" if environment.provider == "lab"
+            else "nothing, where somebody else applies them; else set vllm_k8s_render_dir to null")
 
 
 def _literal(value: Any) -> str | None:

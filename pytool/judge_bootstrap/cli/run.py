@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
@@ -241,6 +242,13 @@ def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *
         return [f"judge-bootstrap --env {env}        the rest of the chain"]
     namespace, service = settings["kubernetes.namespace"], settings["kubernetes.service_name"]
     port = settings["vllm.port"]
+    if lab and (url := os.environ.get("JUDGE_LAB_ENDPOINT_URL")):  # no Kubernetes there
+        return [
+            'first:     eval "$(judge-bootstrap lab env)"',
+            'watch it:  tail -F "$JUDGE_LAB_DIR"/nodes/*/fs/var/log/pods/*.log',
+            f"reach it:  curl {url}:{port}/v1/models",
+            f"test it:   judge-bootstrap --env {env} run verify",
+        ]
     return [
         *(['first:     eval "$(judge-bootstrap lab env)"   # kubectl talks to the local environment'] if lab else []),
         f"watch it:  kubectl -n {namespace} get pods --watch",

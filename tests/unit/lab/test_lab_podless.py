@@ -1,0 +1,285 @@
+"""The pods of the manifests without Kubernetes: what is taken from a manifest, where it runs, and as which command."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from judge_lab import LabError, podless, process
+from judge_lab.layout import Layout
+from judge_lab.podless import Mount, Pod, Runner, place, pods, script, tmpfs_size, usable_nodes
+from judge_lab.process import Process
+from judge_lab.state import NodeState, State
+
+ROOT = Path(__file__).resolve().parents[3]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The objects as the role writes them."""
+    folder = tmp_path_factory.mktemp("rendered")
+    manifest = {"schema": 1, "repo_id": "org/name", "revision": "main", "commit": COMMIT, "files": []}
+    given = {"model_cache_manifest": manifest, "model_cache_quantization": None, "vllm_k8s_quantization": None,
+             "vllm_k8s_extra_env": {"ODD": "it's a \"test\" $HOME"}, "vllm_k8s_render_dir": str(folder / "out")}
+    playbook = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["vllm_k8s"]}]
+    (folder / "vars.json").write_text(json.dumps(given))
+    (folder / "playbook.json").write_text(json.dumps(playbook))
+    subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-e", f"@{folder / 'vars.json'}",
+         str(folder / "playbook.json")],
+        check=True, cwd=ROOT, capture_output=True, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+    )
+    return podless.read_objects(folder / "out")
+
+
+@pytest.fixture
+def objects(rendered: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return copy.deepcopy(rendered)
+
+
+@pytest.fixture
+def pod(objects: list[dict[str, Any]]) -> Pod:
+    (found,) = pods(objects)
+    return found
+
+
+def deployment(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = (item for item in objects if item["kind"] == "Deployment")
+    return found
+
+
+def pod_spec(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    spec: dict[str, Any] = deployment(objects)["spec"]["template"]["spec"]
+    return spec
+
+
+def test_command_arguments_and_environment_are_the_manifest_s(objects: list[dict[str, Any]], pod: Pod) -> None:
+    (container,) = pod_spec(objects)["containers"]
+    assert list(pod.command) == container["command"] + container["args"]
+    assert pod.command[:3] == ("vllm", "serve", f"/models/models--org--name/snapshots/{COMMIT}")
+    assert dict(pod.environment) == {entry["name"]: entry["value"] for entry in container["env"]}
+
+
+def test_user_root_and_gpu_are_the_manifest_s(pod: Pod) -> None:
+    assert (pod.user, pod.group, pod.read_only_root, pod.gpus) == (10001, 10001, True, 1)
+    assert (pod.tolerates_gpu_taint, pod.node_selector) == (True, (("role", "ai-gpu"),))
+
+
+def test_the_claim_leads_to_the_node_s_folder_read_only_and_each_empty_dir_is_its_own(pod: Pod) -> None:
+    assert sorted(pod.mounts, key=lambda mount: mount.path) == [
+        Mount("/dev/shm", None, False, "shm", True, str(2 << 30)),
+        Mount("/home/judge", None, False, "home", False, str(10 << 30)),
+        Mount("/models", "/mnt/nvme/hub", True, "models"),
+        Mount("/tmp", None, False, "tmp", False, str(10 << 30)),
+    ]
+
+
+def test_every_replica_is_a_pod(objects: list[dict[str, Any]]) -> None:
+    deployment(objects)["spec"]["replicas"] = 2
+    assert [one.name for one in pods(objects)] == ["judge-inference-service-0", "judge-inference-service-1"]
+
+
+def test_a_change_of_the_manifest_is_another_pod(objects: list[dict[str, Any]], pod: Pod) -> None:
+    assert pods(objects)[0].digest == pod.digest
+    pod_spec(objects)["containers"][0]["args"].append("--seed=1")
+    assert pods(objects)[0].digest != pod.digest
+
+
+def _value_from(spec: dict[str, Any]) -> None:
+    spec["containers"][0]["env"].append({"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}})
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (_value_from, "takes environment from other objects"),
+    (lambda spec: spec["containers"].append({}), "more than one container"),
+    (lambda spec: spec.update(initContainers=[{}]), "more than one container"),
+    (lambda spec: spec["containers"][0].pop("command"), "names no command"),
+    (lambda spec: spec["securityContext"].pop("runAsUser"), "runAsNonRoot and no runAsUser"),
+    (lambda spec: spec["volumes"][1].update(hostPath=spec["volumes"][1].pop("emptyDir")), "volume home of hostPath"),
+    (lambda spec: spec["volumes"][0]["persistentVolumeClaim"].update(claimName="other"), "no local PersistentVolume"),
+    (lambda spec: spec["containers"][0]["volumeMounts"][0].update(subPath="x"), "mounts a subPath at /models"),
+])
+def test_what_only_a_cluster_can_give_is_refused_and_not_left_out(
+    objects: list[dict[str, Any]], change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    change(pod_spec(objects))
+    with pytest.raises(LabError, match=f"Deployment/judge-inference-service .*{message}"):
+        pods(objects)
+
+
+def test_a_volume_that_is_bound_to_another_claim_is_not_taken(objects: list[dict[str, Any]]) -> None:
+    (volume,) = (item for item in objects if item["kind"] == "PersistentVolume")
+    volume["spec"]["claimRef"]["namespace"] = "other"
+    with pytest.raises(LabError, match="no local PersistentVolume is bound to that"):
+        pods(objects)
+
+
+def final(pod: Pod) -> list[str]:
+    """Return the words of the script's last line, which becomes the container."""
+    return shlex.split(script(pod, "10.77.0.11").splitlines()[-1])
+
+
+def test_the_container_is_started_as_its_user_without_a_way_up_and_with_nothing_of_our_environment(pod: Pod) -> None:
+    words = final(pod)
+    assert words[:5] == ["exec", "setpriv", "--no-new-privs", "chroot", "--userspec=10001:10001"]
+    assert words[words.index("/usr/bin/env") + 1] == "-i"
+    assert words[-len(pod.command):] == list(pod.command)
+
+
+def test_the_environment_is_the_manifest_s_over_what_image_and_gpu_bring(pod: Pod) -> None:
+    words = final(pod)
+    given = dict(word.split("=", 1) for word in words[words.index("--chdir=/") + 1:-len(pod.command)])
+    assert given.items() >= dict(pod.environment).items()
+    assert given["ODD"] == "it's a \"test\" $HOME"
+    assert sorted(set(given) - set(dict(pod.environment))) == [
+        "HOSTNAME", "OMP_NUM_THREADS", "PATH", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"]
+
+
+def test_a_pod_that_asks_for_no_gpu_gets_no_vllm(objects: list[dict[str, Any]], pod: Pod) -> None:
+    assert "/opt/judge-lab/vllm" in script(pod, "10.77.0.11")
+    pod_spec(objects)["containers"][0]["resources"]["limits"].pop("nvidia.com/gpu")
+    assert "/opt/judge-lab/vllm" not in script(pods(objects)[0], "10.77.0.11")
+
+
+def test_the_root_is_made_read_only_after_everything_is_mounted(pod: Pod) -> None:
+    lines = script(pod, "10.77.0.11").splitlines()
+    assert lines[-2].endswith("mount -o remount,bind,ro /run/judge-lab/pods/judge-inference-service-0/root") is True
+    assert sum(line.startswith("mount --bind /mnt/nvme/hub ") for line in lines) == 1
+
+
+@pytest.mark.parametrize(("quantity", "size"), [
+    ("256Mi", str(256 << 20)), ("1.5Gi", str(3 << 29)), ("2G", "2000000000"), ("1024", "1024"), ("", "")])
+def test_a_quantity_becomes_tmpfs_bytes(quantity: str, size: str) -> None:
+    assert tmpfs_size(quantity) == size
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeState]:
+    sleeper = process.spawn(["sleep", "60"], log=tmp_path / "sleep.log", mark=tmp_path)
+    yield NodeState(1, process=sleeper, instance_id="i-0abc")
+    process.end([sleeper])
+
+
+def test_a_pod_goes_to_the_first_node_that_runs_and_is_reached(pod: Pod, node: NodeState) -> None:
+    stopped, cut = NodeState(2, wanted="stopped"), NodeState(3, process=node.process, plugged=False)
+    usable = usable_nodes([stopped, cut, node])
+    assert place([pod], usable) == ({"node-1": pod}, [])
+
+
+def test_one_gpu_a_node(objects: list[dict[str, Any]], node: NodeState) -> None:
+    deployment(objects)["spec"]["replicas"] = 2
+    placed, waiting = place(pods(objects), [node])
+    assert (list(placed), waiting) == (["node-1"], ["judge-inference-service-1 waits: every node's GPU is taken"])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda spec: spec.update(tolerations=[]), "does not tolerate sku=gpu"),
+    (lambda spec: spec.update(nodeSelector={"role": "web"}), "no running node has the labels {'role': 'web'}"),
+    (lambda spec: spec["containers"][0]["resources"]["limits"].update({"nvidia.com/gpu": "2"}), "asks for 2 GPUs"),
+])
+def test_a_pod_that_fits_nowhere_waits_with_its_reason(
+    objects: list[dict[str, Any]], node: NodeState, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    change(pod_spec(objects))
+    placed, (waiting,) = place(pods(objects), [node])
+    assert placed == {}
+    assert message in waiting
+
+
+class Held:
+    """A Runner whose pods are `sleep` on this machine, and whose manifests the test writes."""
+
+    def __init__(self, layout: Layout, node: NodeState, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(podless, "command", lambda node, pod: ["sh", "-c", "sleep 60 & wait"])
+        State(layout, nodes={node.name: node}, kubernetes=False).save()
+        layout.manifests.mkdir()
+        self.layout, self.runner = layout, Runner(layout)
+
+    def write(self, objects: list[dict[str, Any]]) -> None:
+        (self.layout.manifests / "all.yaml").write_text(yaml.safe_dump_all(objects))
+
+    def turn(self) -> Process | None:
+        self.runner.turn()
+        running = self.runner.running.get("node-1")
+        return running.process if running else None
+
+
+@pytest.fixture
+def held(tmp_path: Path, node: NodeState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    made = Held(Layout(tmp_path / "lab"), node, monkeypatch)
+    yield made
+    process.end([each for one in made.runner.running.values() for each in podless.tree(one.process)])
+
+
+def test_a_pod_is_kept_while_its_manifest_stays_and_replaced_when_it_changes(
+    held: Held, objects: list[dict[str, Any]]
+) -> None:
+    assert held.turn() is None
+    held.write(objects)
+    first = held.turn()
+    assert first is not None
+    assert held.turn() == first
+    pod_spec(objects)["containers"][0]["args"].append("--seed=1")
+    held.write(objects)
+    assert held.turn() not in (None, first)
+    assert not first.alive()
+    held.write([])
+    assert held.turn() is None
+
+
+def test_a_pod_ends_with_all_its_processes(held: Held, objects: list[dict[str, Any]]) -> None:
+    held.write(objects)
+    first = held.turn()
+    assert first is not None
+    deadline = time.monotonic() + 5
+    while len(whole := podless.tree(first)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    held.write([])
+    held.turn()
+    assert [each.alive() for each in whole] == [False, False]
+
+
+def test_a_pod_that_ends_is_started_again_after_a_pause(
+    held: Held, objects: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(podless.time, "monotonic", lambda: now[0])
+    held.write(objects)
+    first = held.turn()
+    assert first is not None
+    monkeypatch.undo()
+    process.end(podless.tree(first))
+    monkeypatch.setattr(podless, "command", lambda node, pod: ["sleep", "60"])
+    monkeypatch.setattr(podless.time, "monotonic", lambda: now[0])
+    assert held.turn() == first
+    now[0] += 1.5
+    again = held.turn()
+    assert again not in (None, first)
+
+
+def test_what_a_killed_runner_left_is_ended_by_the_next(held: Held, objects: list[dict[str, Any]]) -> None:
+    held.write(objects)
+    first = held.turn()
+    assert first is not None
+    Runner(held.layout).end_earlier()
+    assert not first.alive()
+
+
+def test_a_broken_manifest_runs_nothing_and_is_told_once(
+    held: Held, objects: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pod_spec(objects)["initContainers"] = [{"name": "x"}]
+    held.write(objects)
+    assert (held.turn(), held.turn()) == (None, None)
+    assert capsys.readouterr().err.count("more than one container") == 1
