@@ -93,26 +93,6 @@ def test_a_cluster_that_cannot_be_reached_is_a_failed_check(environment: Environ
     assert bad(checks) == {"Kubernetes": ("fail", "connection refused")}
 
 
-def test_where_manifests_are_files_no_cluster_is_asked_and_that_is_a_warning(
-    environment: Environment, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = raising(AssertionError("asked a cluster"))
-    monkeypatch.setattr("judge_bootstrap.adapters.config.role_variables",
-                        lambda environment: {"vllm_k8s_render_dir": "/srv/manifests"})
-    assert bad(examine(environment, replace(world, cluster=asked))) == {
-        "Kubernetes": ("warn", "not asked: manifests are written to /srv/manifests instead of being applied")}
-
-
-def test_the_local_environment_says_by_a_variable_that_it_has_no_cluster(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    local = load_environment("local", ROOT / "inventory")
-    monkeypatch.setenv("JUDGE_LAB_RENDER_DIR", "")
-    assert "Kubernetes" not in bad(examine(local, world))
-    monkeypatch.setenv("JUDGE_LAB_RENDER_DIR", "/lab/manifests")
-    assert bad(examine(local, world))["Kubernetes"][0] == "warn"
-
-
 def test_the_last_good_copy_is_a_warning(environment: Environment, world: World) -> None:
     old = AppConfigLayer("last good", version="6", age_seconds=7200, warnings=("AppConfig is down",))
     checks = examine(environment, replace(world, settings=lambda env: Loaded(environment, SETTINGS, old)))
