@@ -66,6 +66,7 @@ class Builder:
                 self._start_control(part)
             for done in imports:
                 done.result()
+        self._wait("kube-controller-manager", kube.Api(self.layout).admits_pods)
 
     def boot(self, node: NodeState) -> None:
         """Start a node that does not run, and its GPU stand-in if that does not (podless.py is its own)."""

@@ -174,6 +174,14 @@ class Api:
         except (OSError, ValueError):
             return False
 
+    def admits_pods(self) -> bool:
+        """Say whether the controller manager made the default service account: without it every bare pod is refused."""
+        try:
+            self.call("GET", "/api/v1/namespaces/default/serviceaccounts/default")
+        except (OSError, ValueError):
+            return False
+        return True
+
     def delete_node(self, name: str) -> None:
         try:
             self.call("DELETE", f"/api/v1/nodes/{name}")
