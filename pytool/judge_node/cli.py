@@ -12,7 +12,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from . import __version__
-from .result import EXIT_INTERRUPTED, EXIT_OK, NodeError, Result
+from .result import EXIT_INTERRUPTED, EXIT_OK, NodeError, Result, printable
+
+_TOKEN_MOST_BYTES = 4096  # a file such as /dev/zero must not fill the memory
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,7 +112,10 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to 86400")
     return value
@@ -178,13 +183,14 @@ def _read_token(name: str | None) -> str | None:
     if not name:
         return None
     try:
-        token = Path(name).read_text().strip()
+        with Path(name).open("rb") as file:
+            token = file.read(_TOKEN_MOST_BYTES + 1).decode("ascii").strip()
     except (OSError, ValueError) as error:
         raise NodeError(
             f"token file {name!r} cannot be read: {getattr(error, 'strerror', None) or 'not text'}",
             repair="give a file with the token in one line, or leave --token-file out",
         ) from None
-    if not token or len(token) > 4096 or not all("!" <= char <= "~" for char in token):
+    if not token or len(token) > _TOKEN_MOST_BYTES or not all("!" <= char <= "~" for char in token):
         raise NodeError(
             f"token file {name!r} does not hold one token in one line",
             repair="write the token, and nothing else, into it",
@@ -258,9 +264,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say(stream: Any, text: str) -> None:
-    """Write; a reader that is gone is no failure of the command."""
+    """Write, without signs that a terminal obeys; a reader that is gone is no failure of the command."""
+    text = printable(text)
     try:
-        stream.write(text)
+        stream.write(text.encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace").decode())
         stream.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

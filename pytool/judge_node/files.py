@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 
@@ -27,6 +29,22 @@ def make_directory(path: Path, mode: int = 0o755) -> None:
 def staging_name(name: str) -> str:
     """Return the name under which write_file() keeps a file until it is complete; a kill can leave it behind."""
     return f".{name}.tmp"
+
+
+def read_file(path: Path, most_bytes: int) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises OSError for anything else: a link leads elsewhere, a pipe would hold the reader for ever, and a file of more
+    than `most_bytes` is not what it should be.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:

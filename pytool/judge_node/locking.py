@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +23,17 @@ def locked(path: Path, *, wait_seconds: float) -> Iterator[int]:
     Raises NodeError LOCKED when another process still has it after `wait_seconds`.
     """
     # The file is never removed: unlinking a lock file lets two holders lock two different inodes.
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    odd = NodeError(f"the lock {path} is no regular file", repair=f"ls -l {path}   # then move it away")
     try:
+        # No link: what it points to would be emptied.
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise odd from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise odd
         deadline = time.monotonic() + wait_seconds
         while True:
             try:

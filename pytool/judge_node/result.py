@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,22 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_REFUSED = 3
 EXIT_INTERRUPTED = 130
+
+
+# What a Hub, a marker file or a disk's name says must not clear the screen or turn the text around (CVE-2021-42574);
+# lone surrogates cannot be printed at all. Line feed and tab stay.
+_TERMINAL_SIGN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return `text` with every sign that a terminal obeys shown as an escape."""
+    return _TERMINAL_SIGN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def foreign(text: object, longest: int = 160) -> str:
+    """Return what somebody else said (a Hub, a library) as one line of at most `longest` signs."""
+    line = printable(" ".join(str(text).split()))
+    return line if len(line) <= longest else line[:longest] + "..."
 
 
 class NodeError(Exception):

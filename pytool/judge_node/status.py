@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .cache.store import Store
-from .disks.facts import MARKER_NAME, format_size
+from .disks.facts import MARKER_MOST_BYTES, MARKER_NAME, format_size
 from .disks.sysfs import System
+from .files import read_file
 from .result import EXIT_FAILED, Result
 
 _STORE_DEPTHS = ("", "*", "*/*")
@@ -49,7 +50,7 @@ def status(system: System | None = None) -> Result:
 
 def _marker(root: Path) -> dict[str, Any] | None:
     try:
-        said = json.loads((root / MARKER_NAME).read_bytes())
+        said = json.loads(read_file(root / MARKER_NAME, MARKER_MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     return (

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..result import NodeError
+from ..result import NodeError, foreign
 from .manifest import File, Manifest
 
 _CHUNK_BYTES = 1 << 20  # also the most that a kill -9 loses: readinto() returns when the buffer is full
@@ -147,8 +147,7 @@ def check_endpoint(endpoint: str, *, with_token: bool) -> str:
     if (
         parts.scheme not in ("http", "https")
         or not host
-        or parts.query
-        or parts.fragment
+        or set("?#") & set(endpoint)
         or any(c <= " " for c in endpoint)
     ):
         raise NodeError(f"--endpoint is {_shown(endpoint)!r}, {wanted}", repair="set model_cache_hub_endpoint")
@@ -168,7 +167,8 @@ def _is_private(host: str) -> bool:
 
 def _of_status(error: urllib.error.HTTPError, url: str, offset: int) -> Exception:
     """Turn an HTTP status into what it means for the run."""
-    code, said = error.headers.get("X-Error-Code"), f"{_shown(url)} answered {error.code}"
+    said = f"{_shown(url)} answered {error.code}"
+    why = foreign(error.headers.get("X-Error-Code") or error.reason)
     if error.code == 416 and offset:
         return _StartOver()
     if error.code == 429:
@@ -176,10 +176,10 @@ def _of_status(error: urllib.error.HTTPError, url: str, offset: int) -> Exceptio
     if error.code in (408, 425) or error.code >= 500:
         return _Transient(said, wait_seconds=_retry_after(error.headers.get("Retry-After")))
     if error.code in (401, 403):
-        return NodeError(f"{said} ({code or error.reason})", reason="SOURCE_DENIED")
+        return NodeError(f"{said} ({why})", reason="SOURCE_DENIED")
     if error.code in (404, 410):
-        return NodeError(f"{said} ({code or error.reason})", reason="SOURCE_NOT_FOUND")
-    return NodeError(f"{said} ({error.reason})", reason="SOURCE_UNREACHABLE")
+        return NodeError(f"{said} ({why})", reason="SOURCE_NOT_FOUND")
+    return NodeError(f"{said} ({why})", reason="SOURCE_UNREACHABLE")
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -207,7 +207,7 @@ def _shown(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "an unreadable URL"
-    return f"{parts.scheme}://{host}{port}{parts.path}"[:300]
+    return foreign(f"{parts.scheme}://{host}{port}{parts.path}", 300)
 
 
 def _describe(error: BaseException) -> str:
@@ -216,7 +216,7 @@ def _describe(error: BaseException) -> str:
         return f"no answer in {_SOCKET_TIMEOUT_SECONDS} seconds"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
-    return str(cause) or type(cause).__name__
+    return foreign(cause) or type(cause).__name__
 
 
 class Hasher:

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from ..disks.facts import Mount
 from ..disks.sysfs import System
-from ..files import fsync_directory, make_directory, write_file
+from ..files import fsync_directory, make_directory, read_file, write_file
 from ..result import NodeError
-from .manifest import File, Manifest, parse
+from .manifest import MAX_BYTES, File, Manifest, parse
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -71,7 +71,7 @@ class Store:
     def vouched(self, path: Path) -> Manifest | None:
         """Return the manifest stored at `path`, or None when it is missing or damaged: then nothing vouches."""
         try:
-            return parse(path.read_bytes())
+            return parse(read_file(path, MAX_BYTES))
         except (OSError, NodeError):
             return None
 
@@ -111,9 +111,26 @@ class Store:
         if ref is None:
             return True
         try:
-            return ref.read_text().strip() == manifest.commit
+            return read_file(ref, 4096).decode().strip() == manifest.commit
         except (OSError, ValueError):
             return False
+
+    def check_no_links(self, manifest: Manifest) -> None:
+        """Raise NodeError when a directory that a sync writes into is a link: root would write somewhere else."""
+        folder, ref = self.folder(manifest.repo_id), self.ref(manifest)
+        ends = [self.partial, self.staging, self.vouch(manifest).parent, folder / "blobs", folder / "snapshots"]
+        if ref is not None:
+            ends.append(ref.parent)
+        for end in ends:
+            for path in (end, *end.parents):
+                if path == self.root:
+                    break
+                if path.is_symlink():
+                    raise NodeError(
+                        f"{path} is a symbolic link to {path.readlink()}, wanted a directory of the store",
+                        reason="INTEGRITY_MISMATCH",
+                        repair=f"ls -l {path}   # remove the link, then run again",
+                    )
 
     def problems(self, manifest: Manifest) -> list[Problem]:
         """Return why the snapshot is not complete, by names, links and sizes alone; empty when it is."""

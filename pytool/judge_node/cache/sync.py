@@ -94,6 +94,7 @@ def sync(
             reason="MOUNT_MISSING",
             repair=f"judge-node disks ensure --mount-path {root.parent}",
         )
+    store.check_no_links(manifest)
     work = plan_work(store, manifest, deep=deep)
     if not work:
         return Result(
@@ -110,7 +111,14 @@ def sync(
         not_mounted = guard(root)
         if not_mounted:  # unmounted while we waited; with the lock file open it can no longer go away
             raise NodeError(f"{not_mounted}, wanted a mounted local disk", reason="MOUNT_MISSING")
-        work, did = _sync_locked(store, manifest, deep, endpoint, token, retry, report)
+        store.check_no_links(manifest)
+        try:
+            work, did = _sync_locked(store, manifest, deep, endpoint, token, retry, report)
+        except NodeError as error:
+            # It is pasted at three in the morning: no word in it may stand for something else.
+            for word, value in (("ENDPOINT", endpoint), ("STORE", str(root))):
+                error.repair = error.repair.replace(word, value) if error.repair else None
+            raise
     result = Result(command="cache sync", state="complete", facts={**_facts(store, manifest, work), **did})
     result.changed = bool(work.fetch or work.publish or work.point_ref)
     if result.changed:

@@ -38,20 +38,23 @@ _SYSTEM_DIRECTORIES = (
 
 def check_mount_path(path: str) -> str:
     """Return `path` if it can be a mount path. Raises NodeError (wrong usage) with what is wrong with it."""
-    trimmed = path.rstrip("/") or "/"
+    trimmed = path.rstrip("/") or path[:1]
     wanted = "wanted an absolute path such as /mnt/nvme"
+    own = "choose a directory of its own"
+    if trimmed == "/":
+        raise NodeError(f"--mount-path is /, which the system lives in; {wanted}", repair=own)
     if not _SAFE_PATH.fullmatch(trimmed) or len(trimmed) > 200:
         raise NodeError(
             f"--mount-path is {path!r}, {wanted}",
             repair="use letters, digits and . _ @ : + - between slashes, and no ..",
         )
     if trimmed in _SYSTEM_DIRECTORIES or trimmed.split("/")[1] in _SYSTEM_TREES:
-        raise NodeError(
-            f"--mount-path is {trimmed}, which the system lives in; {wanted}", repair="choose a directory of its own"
-        )
+        raise NodeError(f"--mount-path is {trimmed}, which the system lives in; {wanted}", repair=own)
     resolved = os.path.realpath(trimmed)
     if resolved != trimmed:
-        raise NodeError(f"--mount-path {trimmed} goes through a symbolic link to {resolved}", repair=f"use {resolved}")
+        with contextlib.suppress(NodeError):
+            own = f"use {check_mount_path(resolved)}"
+        raise NodeError(f"--mount-path {trimmed} goes through a symbolic link to {resolved}", repair=own)
     return trimmed
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 LABEL = "judge-nvme"  # XFS allows 12 characters, ext4 16
 MARKER_NAME = ".judge-bootstrap.json"
+MARKER_MOST_BYTES = 65_536
 INSTANCE_STORE_MODEL = "Amazon EC2 NVMe Instance Storage"
 FILESYSTEMS = ("xfs", "ext4")
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..files import staging_name
+from ..files import read_file, staging_name
 from ..shell import run
 from .facts import (
     FILESYSTEMS,
@@ -18,6 +18,7 @@ from .facts import (
     MARKER_EMPTY,
     MARKER_MISMATCH,
     MARKER_MISSING,
+    MARKER_MOST_BYTES,
     MARKER_NAME,
     MARKER_UNREADABLE,
     MARKER_VALID,
@@ -170,7 +171,7 @@ def probe(hold: Hold, size_bytes: int, serial: str | None, mounted_at: str | Non
 def _marker_of_mounted(root: Path) -> tuple[bytes | None, list[str]]:
     try:
         names = [path.name for path in root.iterdir() if path.name not in NOTHING]
-        marker = (root / MARKER_NAME).read_bytes() if MARKER_NAME in names else None
+        marker = read_file(root / MARKER_NAME, MARKER_MOST_BYTES) if MARKER_NAME in names else None
     except OSError:
         return None, ["?"]
     return marker, names

@@ -21,6 +21,7 @@ import pytest
 from judge_node.__main__ import main
 from judge_node.bundle import build_pyz
 from judge_node.reasons import REASONS, as_markdown
+from judge_node.result import NodeError
 from unit.node.fake_hub import COMMIT, REPO, FakeHub, Fault, manifest_of, serve
 
 PACKAGE = Path(judge_node.__file__).parent
@@ -302,3 +303,35 @@ def test_status_and_disk_commands_run_under_python_3_9(old_python: str, pyz: Pat
             arguments[:2] if arguments[0] == "disks" else arguments[:1]
         )
         assert "Traceback" not in done.stderr
+
+
+def test_a_token_file_without_an_end_is_not_read_to_its_end(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(manifest_of(FILES)))
+    code = main(["cache", "sync", str(path), "--store", str(tmp_path / "hub"), "--token-file", "/dev/zero"])
+    assert code == 2
+    assert "token file '/dev/zero' does not hold one token in one line" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [NodeError("it says \x1b[2J\u202e\udcff"), OSError(5, "I/O", "/mnt/\x1b[2J")])
+def test_text_for_people_cannot_drive_the_terminal(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def status() -> None:
+        raise error
+
+    monkeypatch.setattr("judge_node.status.status", status)
+    main(["status"])
+    said = capsys.readouterr().err
+    assert r"\x1b[2J" in said and said.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(("path", "hint"), [("/", "choose a directory of its own"), ("LINK", "use "),
+                                            ("SYSTEM", "choose a directory of its own")])
+def test_the_hint_for_a_mount_path_is_one_that_works(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path, path: str, hint: str) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "LINK").symlink_to(tmp_path / "real")
+    (tmp_path / "SYSTEM").symlink_to("/etc")
+    assert main(["disks", "status", "--mount-path", path if path == "/" else str(tmp_path / path)]) == 2
+    assert f"Hint: {hint}" in capsys.readouterr().err

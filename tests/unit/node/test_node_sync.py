@@ -561,3 +561,54 @@ def test_hugging_face_tools_read_the_store_as_their_own_cache(hub: FakeHub, stor
         "nested": str(snapshot / "sub/generation_config.json"),
         "repos": [[REPO, sum(map(len, FILES.values())), [COMMIT]]],
     }
+
+
+@pytest.mark.parametrize("place", [
+    "", "blobs", "snapshots", "refs", "../.judge-bootstrap", "../.judge-bootstrap/partial",
+    "../.judge-bootstrap/staging", "../.judge-bootstrap/manifests"])
+def test_a_link_in_the_store_is_not_followed_to_write_elsewhere(
+        hub: FakeHub, store: Path, tmp_path: Path, place: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    link = Path(os.path.normpath(store / "models--judge-lab--tiny" / place))
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    with pytest.raises(NodeError, match=f"{link} is a symbolic link to {elsewhere}") as caught:
+        run_sync(hub, store)
+    assert caught.value.reason == "INTEGRITY_MISMATCH"
+    assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("precious")])
+def test_a_lock_that_is_no_file_is_refused_and_nothing_is_emptied(hub: FakeHub, store: Path, make: Any) -> None:
+    folder = store / ".judge-bootstrap"
+    folder.mkdir(parents=True)
+    (folder / "precious").write_text("precious")
+    make(folder / "lock")
+    with pytest.raises(NodeError, match=f"the lock {folder}/lock is no regular file"):
+        run_sync(hub, store)
+    assert (folder / "precious").read_text() == "precious"
+
+
+def test_a_pipe_in_the_place_of_a_manifest_vouches_for_nothing(hub: FakeHub, store: Path) -> None:
+    run_sync(hub, store)
+    vouch = Store(store).vouch(manifest())
+    vouch.unlink()
+    os.mkfifo(vouch)
+    assert verify(manifest(), store).reason == "MODEL_INCOMPLETE"
+
+
+def test_what_a_source_says_is_one_line_without_signs_that_a_terminal_obeys(hub: FakeHub, store: Path) -> None:
+    hub.faults["config.json"] = [Fault(status=403, headers={"X-Error-Code": "\x1b[2J" + "A" * 5000})]
+    with pytest.raises(NodeError) as caught:
+        run_sync(hub, store)
+    message = caught.value.message
+    assert r"(\x1b[2JAAAA" in message and message.isprintable() and len(message) < 400
+
+
+def test_the_repair_of_a_source_names_the_source(hub: FakeHub, store: Path) -> None:
+    hub.faults["config.json"] = [Fault(status=503)] * 3
+    with pytest.raises(NodeError) as caught:
+        run_sync(hub, store, retry=quick_retry(attempts=3))
+    assert str(caught.value.repair).startswith(f"curl -sSI {hub.url} ")
