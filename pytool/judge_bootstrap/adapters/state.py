@@ -12,17 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from judge_bootstrap.core.documents import LARGEST_DOCUMENT_BYTES, InvalidDocument, read_json_object
+from judge_bootstrap.core.errors import UsageProblem
 
 ENV_VAR = "JUDGE_BOOTSTRAP_STATE"
 _SCHEMA = 1
 
 
 def state_dir(env: str) -> Path:
-    """Return the environment's state folder (not made yet): $JUDGE_BOOTSTRAP_STATE, else below the XDG state home."""
+    """Return the environment's state folder (not made yet): $JUDGE_BOOTSTRAP_STATE, else below the XDG state home.
+
+    Raises UsageProblem for a user without a home directory, as a container's numeric user often is.
+    """
     override = os.environ.get(ENV_VAR)
     if override:
         return Path(override).absolute() / env
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    try:
+        home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    except RuntimeError as error:
+        raise UsageProblem(f"HOME is not set, and user {os.getuid()} has no home directory to keep the lock in",
+                           hint="export HOME=DIR, a folder that is yours (Ansible needs one too)") from error
     return Path(home) / "judge-bootstrap" / env
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from judge_bootstrap.adapters import lock, private, processes
+from judge_bootstrap.adapters import lock, private, processes, state, tools
 from judge_bootstrap.adapters.runner import Drain, PlaybookRun, child_environment, to_event
 from judge_bootstrap.core.errors import Refusal, UsageProblem
 
@@ -246,3 +246,13 @@ def test_a_lock_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="C.UTF-8 is not everywhere else")
 def test_ansible_runs_under_a_locale_that_exists_and_speaks_english(tmp_path: Path) -> None:
     assert child_environment({"LC_ALL": "C"}, request(), tmp_path, of_runner={"LC_ALL": "C"})["LC_ALL"] == "C.UTF-8"
+
+
+def test_a_user_without_a_home_is_told_to_name_a_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_STATE_HOME", state.ENV_VAR):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # a container's numeric user: no line in /etc/passwd
+    with pytest.raises(UsageProblem, match="HOME is not set, and user 54321 has no home directory") as caught:
+        state.state_dir("prod")
+    assert caught.value.hint == "export HOME=DIR, a folder that is yours (Ansible needs one too)"
+    assert tools.collection_paths()
