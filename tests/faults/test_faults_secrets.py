@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -40,6 +41,9 @@ def test_the_search_finds_a_secret_in_an_argument_and_in_a_file(watch: Watch, tm
     watch.look_at_files("x", tmp_path)
     command = [sys.executable, "-c", "input()", watch.secrets["TYPED_TOKEN"]]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        # Popen returns when the kernel closes its pipe, a moment before the new program's arguments can be read.
+        while not Path(f"/proc/{other.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
         watch.look_at_processes("x", cli_pid=0)
         other.communicate(b"\n")
     assert {finding.canary for finding in watch.findings} == {"KUBE_TOKEN", "TYPED_TOKEN"}
