@@ -99,10 +99,13 @@ def _node(content: dict[str, Any]) -> NodeState:
 def lock(*, wait: bool = True) -> Iterator[None]:
     """Hold the machine's lab lock; a second command waits for the first.
 
-    Raises LabError at once if it is held and `wait` is False.
+    Raises LabError at once if it is held and `wait` is False, and to a user who may not change the lab at all.
     """
     while True:
-        handle = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            handle = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError:
+            raise LabError("the lab can only be changed by root", hint="run it as root (sudo -E)") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if _is_same(handle):

@@ -61,3 +61,13 @@ def test_who_waited_for_a_lab_down_locks_the_new_file() -> None:
     waiter.join(5)
     assert got.is_set()
     assert state.LOCK_FILE.exists()
+
+
+def test_who_may_not_change_the_lab_is_told_who_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(state.os, "open", denied)
+    with pytest.raises(LabError, match="only be changed by root") as caught, state.lock():
+        pass
+    assert caught.value.hint == "run it as root (sudo -E)"
