@@ -63,6 +63,14 @@ class Finding:
     where: str
 
 
+def command_of(pid: int) -> bytes:
+    """Return a process's argv as /proc has it; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 @dataclass
 class Watch:
     """Looks for canaries; `allowed` are files that hold one on purpose."""
@@ -85,7 +93,8 @@ class Watch:
         """Look at all argv, at the environment of what runs on hosts, and of what a run started here."""
         self.samples += 1
         beside_aws = tuple(name for name in self.secrets if name not in AWS_CANARIES)
-        started_here = set(children_of(cli_pid))
+        # A child that has not started its program yet is the CLI itself, for the moment of a fork.
+        started_here = {pid for pid in children_of(cli_pid) if command_of(pid) != command_of(cli_pid)}
         for pid in pids():
             if pid in (cli_pid, os.getpid()):
                 continue  # the CLI was given the secrets by its user, and this program made them
