@@ -60,12 +60,13 @@ def pids() -> list[int]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return a process's children and theirs."""
+    """Return a process's children and theirs; none of one that has ended."""
     found: list[int] = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, thread.read_text().split()):
-                found += [child, *children_of(child)]
+    with contextlib.suppress(OSError):
+        for thread in list(Path(f"/proc/{pid}/task").glob("*/children")):
+            with contextlib.suppress(OSError):
+                for child in map(int, thread.read_text().split()):
+                    found += [child, *children_of(child)]
     return found
 
 
