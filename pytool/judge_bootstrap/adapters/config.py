@@ -31,7 +31,8 @@ def load_environment(name: str, inventory: Path | None = None) -> Environment:
     Raises UsageProblem for an unknown name, with the known ones, and for a missing or wrong `judge_environment`.
     """
     core_environment.check_name(name, known_environments(inventory))
-    folder = next(root / name for root in inventory_roots(inventory) if (root / name / "group_vars").is_dir())
+    # The first folder of that name, whole or not: going on to the program's own would be another cluster.
+    folder = next(root / name for root in inventory_roots(inventory) if (root / name).is_dir())
     files = _group_vars(folder, "all")
     if not files:
         raise UsageProblem(f"{folder}/group_vars/all.yml is not there",

@@ -96,6 +96,14 @@ def test_a_users_own_inventory_folder_wins(tmp_path: Path, monkeypatch: pytest.M
     assert config.load_environment("own").appconfig is None
 
 
+def test_a_users_own_environment_that_is_not_whole_is_refused_and_not_replaced_by_the_programs(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inventory/prod").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageProblem, match="inventory/prod/group_vars/all.yml is not there"):
+        config.load_environment("prod")
+
+
 def test_an_inventory_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_BOOTSTRAP_INVENTORY", str(tmp_path / "nope"))
     with pytest.raises(UsageProblem, match="nope' is not there"):
