@@ -143,6 +143,10 @@ def from_flags(extra: Sequence[str], *, read_file: Callable[[str], str],
             raise UsageProblem(f"{label} is no setting and no variable name{nearest(name, FIELDS)}",
                                hint=_LIST_HINT)
         else:
+            if is_text and name in known_variables and value.startswith(("[", "{")):
+                # Ansible would take it for a text, and a template would go through it letter by letter.
+                raise UsageProblem(f"{label} has a list or an object in the form for texts",
+                                   hint=f"""-e '{{"{name}": ...}}'   # JSON keeps its types""")
             passed_on[name] = value
             guess = nearest(name, known_variables) if name not in known_variables else ""
             if guess and name.startswith(tuple(f"{item.variable.role}_" for item in FIELDS.values())):

@@ -184,6 +184,14 @@ def test_a_wrong_flag_is_named_with_what_is_wanted(extra: str, message: str) -> 
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("value", ['["a", "b"]', "[a]", '{"A": "1"}'])
+def test_a_list_in_the_form_for_texts_is_refused_with_the_form_that_keeps_it_one(value: str) -> None:
+    with pytest.raises(UsageProblem, match="a list or an object in the form for texts") as caught:
+        flags(f"vllm_k8s_extra={value}", role_variables=["vllm_k8s_extra"])
+    assert caught.value.hint == """-e '{"vllm_k8s_extra": ...}'   # JSON keeps its types"""
+    assert flags('{"vllm_k8s_extra": ["a"]}', role_variables=["vllm_k8s_extra"])[0].passed_on == {"vllm_k8s_extra": ["a"]}
+
+
 def test_a_variable_that_looks_like_one_of_ours_is_passed_on_with_a_warning() -> None:
     given, warnings = flags("vllm_k8s_replica=2", role_variables=["vllm_k8s_replicas"])
     assert given.passed_on == {"vllm_k8s_replica": "2"}
