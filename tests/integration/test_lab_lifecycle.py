@@ -92,6 +92,15 @@ def finish_pod(name: str) -> str:
     return str(printed)
 
 
+def running(pid: int) -> str:
+    """Return the name of a process that runs; empty when it has ended, also where init has not collected it yet."""
+    try:
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return "" if status["State"].startswith(("Z", "X")) else status["Name"]
+
+
 def test_two_commands_at_once_make_one_lab() -> None:
     state = recorded()
     assert sorted(state.nodes) == ["node-1", "node-2"]
@@ -210,13 +219,13 @@ def test_down_leaves_no_process_mount_device_link_namespace_cgroup_or_file() -> 
     write_to_disk("node-1", "in-use")
     on_node("10.77.0.11", "mkdir /mnt/immutable && chattr +i /mnt/immutable")
     start_pod("last", "node-1", "sleep 600")
-    pids = [one.pid for one in process.marked(layout.lab_dir())]
-    assert len(pids) > 15
+    members = process.marked(layout.lab_dir())
+    assert len(members) > 15
     site.down()
     assert site.remains() == []
     # The same by other ways than the lab's own.
     lab = str(layout.lab_dir())
-    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    assert [name for one in members if (name := running(one.pid))] == []
     assert lab not in subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True).stdout
     assert lab not in Path("/proc/mounts").read_text()
     links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, check=True).stdout)
