@@ -39,9 +39,9 @@ def forward(api_client: Any, namespace: str, pod: str, port: int) -> Iterator[st
 @contextmanager
 def relay(open_stream: Callable[[], Stream]) -> Iterator[int]:
     """Yield a local TCP port; each connection to it is carried by a new stream. All are closed when the block ends."""
-    closing: list[Callable[[], None]] = []
+    carried: list[_Carried] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
-        acceptor = threading.Thread(target=_accept, args=(server, open_stream, closing), daemon=True)
+        acceptor = threading.Thread(target=_accept, args=(server, open_stream, carried), daemon=True)
         acceptor.start()
         try:
             yield int(server.getsockname()[1])
@@ -49,11 +49,11 @@ def relay(open_stream: Callable[[], Stream]) -> Iterator[int]:
             # Closing a listening socket does not wake its accept(); shutting it down does.
             server.shutdown(socket.SHUT_RDWR)
             acceptor.join(5)
-            for close in closing:
-                close()
+            for one in carried:
+                one.end()
 
 
-def _accept(server: socket.socket, open_stream: Callable[[], Stream], closing: list[Callable[[], None]]) -> None:
+def _accept(server: socket.socket, open_stream: Callable[[], Stream], carried: list[_Carried]) -> None:
     while True:
         try:
             connection, _ = server.accept()
@@ -64,24 +64,39 @@ def _accept(server: socket.socket, open_stream: Callable[[], Stream], closing: l
         except Exception:  # whatever the client raises, the caller's connection must not hang
             connection.close()
             continue
-
-        def close(connection: socket.socket = connection, stream: Stream = stream) -> None:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            with suppress(OSError):
-                stream.close()
-
-        closing.append(close)
-        for source, sink in ((connection, stream), (stream, connection)):
-            threading.Thread(target=_pump, args=(source, sink, close), daemon=True).start()
+        carried.append(_Carried(connection, stream))
 
 
-def _pump(source: Stream, sink: Stream, close: Callable[[], None]) -> None:
-    # Either side's end ends both: an HTTP client never half-closes.
-    with suppress(OSError):
-        while data := source.recv(_CHUNK_BYTES):
-            sink.sendall(data)
-    close()
+class _Carried:
+    """One connection and the stream that carries it, with a thread for each direction."""
+
+    def __init__(self, connection: socket.socket, stream: Stream) -> None:
+        self._connection, self._stream = connection, stream
+        ways = ((connection, stream), (stream, connection))
+        self._pumps = [threading.Thread(target=self._pump, args=way, daemon=True) for way in ways]
+        for pump in self._pumps:
+            pump.start()
+
+    def _pump(self, source: Stream, sink: Stream) -> None:
+        with suppress(OSError):
+            while data := source.recv(_CHUNK_BYTES):
+                sink.sendall(data)
+        # Either side's end ends both: an HTTP client never half-closes.
+        self._wake()
+
+    def _wake(self) -> None:
+        # Shut down and not closed: the other thread may still be in recv(), and its number could go to another file.
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self._stream.close()
+
+    def end(self) -> None:
+        """End both directions and close the connection."""
+        self._wake()
+        for pump in self._pumps:
+            pump.join(5)
+        self._connection.close()
 
 
 _patching = threading.Lock()
