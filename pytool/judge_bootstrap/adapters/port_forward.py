@@ -22,6 +22,8 @@ class Stream(Protocol):
 
     def sendall(self, data: bytes, /) -> None: ...
 
+    def shutdown(self, how: int, /) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -85,18 +87,19 @@ class _Carried:
         self._wake()
 
     def _wake(self) -> None:
-        # Shut down and not closed: the other thread may still be in recv(), and its number could go to another file.
-        with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        with suppress(OSError):
-            self._stream.close()
+        # Only shutting down wakes a thread in recv(); closing would not, and the number could go to another file.
+        for side in (self._connection, self._stream):
+            with suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
-        """End both directions and close the connection."""
+        """End both directions and close both sides."""
         self._wake()
         for pump in self._pumps:
             pump.join(5)
         self._connection.close()
+        with suppress(OSError):
+            self._stream.close()
 
 
 _patching = threading.Lock()
