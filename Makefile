@@ -86,6 +86,7 @@ test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role,
 
 .PHONY: $(MOLECULE_SCENARIOS:%=molecule-%)
 $(MOLECULE_SCENARIOS:%=molecule-%): molecule-%: setup lab-packages
+	case $* in vllm_k8s|site) $(BIN)/judge-bootstrap lab up ;; esac
 	MOLECULE_COMMAND_BORDERS=false $(BIN)/molecule test -s $*
 
 .PHONY: test
