@@ -21,7 +21,15 @@ from urllib.parse import quote
 import click
 from judge_bootstrap.cli.main import COMMANDS, cli
 from judge_lab.hub import HubServer
-from run_drills import MODEL_BYTES, RUN_ID, SOURCE, is_node_program, private_directories_of, slow_download
+from run_drills import (
+    MODEL_BYTES,
+    RUN_ID,
+    SOURCE,
+    command_line,
+    is_node_program,
+    private_directories_of,
+    slow_download,
+)
 from ssh_hosts import MARK, Hosts, children_of, environment_of, pids, ssh_hosts, wait_until
 
 GATED = "drill/gated"
@@ -63,14 +71,6 @@ class Finding:
     where: str
 
 
-def command_of(pid: int) -> bytes:
-    """Return a process's argv as /proc has it; empty when it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
 @dataclass
 class Watch:
     """Looks for canaries; `allowed` are files that hold one on purpose."""
@@ -94,7 +94,7 @@ class Watch:
         self.samples += 1
         beside_aws = tuple(name for name in self.secrets if name not in AWS_CANARIES)
         # A child that has not started its program yet is the CLI itself, for the moment of a fork.
-        started_here = {pid for pid in children_of(cli_pid) if command_of(pid) != command_of(cli_pid)}
+        started_here = {pid for pid in children_of(cli_pid) if command_line(pid) != command_line(cli_pid)}
         for pid in pids():
             if pid in (cli_pid, os.getpid()):
                 continue  # the CLI was given the secrets by its user, and this program made them

@@ -29,6 +29,11 @@ class BootstrapError(Exception):
         self.reason = reason
         self.hint = hint
 
+    def for_module(self) -> dict[str, str | None]:
+        """Return what an Ansible module fails with; `msg` says it all, for people who run ansible-playbook by hand."""
+        code = f"{self.reason}: " if self.reason else ""
+        return {"msg": f"{code}{self.message} (repair: {self.hint})", "reason": self.reason, "repair": self.hint}
+
 
 class UsageProblem(BootstrapError):
     """Wrong options, configuration or environment: exit code 2."""

@@ -186,12 +186,12 @@ class Collector:
                                self._repair(name, host.role) + first, counts)
         if counts.get("failures") or (host.failure is not None and not counts):
             return self._failed(name, host, changed, counts)
-        # A play that proves something skips it all in check mode: there the host has been asked, and that is all.
         if host.stopped_by is not None:
             return self._failed(name, _Host(failure=host.stopped_by, role=host.stopped_by.role), changed, counts)
         if not counts and self.interrupted:
             return HostOutcome(False, changed, verdict.get("state"), INTERRUPTED, "interrupted before it was done",
                                self._repair(name, host.role), counts)
+        # A play that proves something skips it all in check mode: there the host has been asked, and that is all.
         if not counts.get("ok") and not (self.check and counts.get("skipped")):
             return HostOutcome(False, changed, verdict.get("state"), SILENT,
                                "the inventory names this host, but no task reported from it",
@@ -208,7 +208,7 @@ class Collector:
         reason, repair = (verdict.get(key) or found.get(key) for key in ("reason", "repair"))
         reason, repair = (str(value) if value else None for value in (reason, repair))
         said = verdict.get("message") or failure_text(found) or f"task {host.failure.task!r} failed"
-        # Modules say both in their text too, for people who run ansible-playbook by hand.
+        # Modules say both in their text too (BootstrapError.for_module, and judge_node's failure_message).
         message = str(said).removeprefix(f"{reason}: ").removesuffix(f" (repair: {repair})")
         if not reason:
             message = f"{host.failure.task}: {message}"

@@ -78,8 +78,7 @@ def main():
     try:
         found = resolve_model(module.params["repo_id"], module.params["revision"], module.params["endpoint"])
     except BootstrapError as error:
-        code = f"{error.reason}: " if error.reason else ""
-        module.fail_json(msg=f"{code}{error.message} (repair: {error.hint})", reason=error.reason, repair=error.hint)
+        module.fail_json(**error.for_module())
     module.exit_json(
         changed=False,
         manifest=found.manifest,

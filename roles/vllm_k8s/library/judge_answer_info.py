@@ -87,8 +87,7 @@ def main():
                 forward=lambda endpoint: forward(api_client, params["namespace"], endpoint.pod, endpoint.port),
             )
     except BootstrapError as error:
-        code = f"{error.reason}: " if error.reason else ""
-        module.fail_json(msg=f"{code}{error.message} (repair: {error.hint})", reason=error.reason, repair=error.hint)
+        module.fail_json(**error.for_module())
     verdict = dict(found.verdict)
     score = verdict.get("score")
     where = f"at {params['endpoint_url']}" if params["endpoint_url"] else f"on {len(found.pods)} pods"

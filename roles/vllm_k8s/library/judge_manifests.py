@@ -67,7 +67,7 @@ def main():
         if changes and not module.check_mode:
             manifest_files.apply(changes)
     except BootstrapError as error:
-        module.fail_json(msg=f"{error.message} (repair: {error.hint})", repair=error.hint)
+        module.fail_json(**error.for_module())
     diff = [{"before_header": str(c.path), "after_header": str(c.path), "before": c.before or "",
              "after": c.after or ""} for c in changes]
     module.exit_json(changed=bool(changes), diff=diff, files=list(wanted),

@@ -67,8 +67,7 @@ def main():
         cluster = KubernetesCluster(api_client, params["namespace"], params["name"])
         found = wait(cluster, params["name"], params["namespace"], params["wait_seconds"])
     except BootstrapError as error:
-        code = f"{error.reason}: " if error.reason else ""
-        module.fail_json(msg=f"{code}{error.message} (repair: {error.hint})", reason=error.reason, repair=error.hint)
+        module.fail_json(**error.for_module())
     module.exit_json(changed=False, ready=found.ready, waited_seconds=round(found.seconds, 1),
                      msg=f"{found.ready} of {found.wanted} pods ready")
 
