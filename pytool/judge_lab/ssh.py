@@ -12,14 +12,14 @@ from judge_lab.state import NodeState
 
 def ensure_operator_key(layout: Layout) -> None:
     layout.ssh.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _ensure_key(layout.ssh / "id_ed25519", "judge-lab operator")
+    ensure_key(layout.ssh / "id_ed25519", "judge-lab operator")
 
 
 def prepare_node(layout: Layout, node: NodeState) -> None:
     """Write what the node's sshd reads: its host key, its configuration and the one key it accepts."""
     folder = layout.node(node.name) / "etc"
     folder.mkdir(parents=True, exist_ok=True)
-    _ensure_key(folder / "ssh_host_ed25519_key", node.name)
+    ensure_key(folder / "ssh_host_ed25519_key", node.name)
     (folder / "authorized_keys").write_text((layout.ssh / "id_ed25519.pub").read_text())
     (folder / "sshd_config").write_text(f"""\
 HostKey {NODE_ETC}/ssh_host_ed25519_key
@@ -50,8 +50,10 @@ def write_known_hosts(layout: Layout, nodes: Iterable[NodeState]) -> None:
     staging.replace(layout.ssh / "known_hosts")
 
 
-def _ensure_key(path: Path, comment: str) -> None:
+def ensure_key(path: Path, comment: str) -> None:
+    """Make the key pair at `path` unless it is there."""
     if not path.with_suffix(".pub").exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path)
 
