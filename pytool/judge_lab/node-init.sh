@@ -45,7 +45,7 @@ mount --move $lab/dev /dev
 
 # The node's own directories. /root and /tmp come last: what is bound above may lie below them.
 local own
-for own in mnt var/lib/kubelet var/lib/containerd var/lib/cni var/log etc/cni etc/systemd/system usr/local tmp root; do
+for own in mnt var/lib/judge-node var/lib/kubelet var/lib/containerd var/lib/cni var/log etc/cni etc/systemd/system usr/local tmp root; do
   mkdir -p "$node/fs/$own"
   if [ ! -d "/$own" ]; then continue; fi      # made on the host beforehand; see node.py
   mount --bind "$node/fs/$own" "/$own"

@@ -40,7 +40,14 @@ NODE_LABELS = {"role": "ai-gpu"}
 TAINT = {"key": "sku", "value": "gpu", "effect": "NoSchedule"}
 # Directories that a node covers with its own and that a host may lack. Empty ones are left behind on purpose: they
 # belong to the packages (containerd, CNI), and another kubelet may use them by now.
-_COVERED = ("/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni", "/etc/cni", "/etc/systemd/system")
+_COVERED = (
+    "/var/lib/judge-node",
+    "/var/lib/kubelet",
+    "/var/lib/containerd",
+    "/var/lib/cni",
+    "/etc/cni",
+    "/etc/systemd/system",
+)
 
 
 def prepare(layout: Layout, node: NodeState, *, with_kubernetes: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"judge-node {__version__}")
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True, parser_class=_Parser)
-    _add_disks(groups.add_parser("disks", help="the local disk: ensure, status"))
+    _add_disks(groups.add_parser("disks", help="the local disks: plan, ensure, status, release"))
     _add_cache(groups.add_parser("cache", help="the model store: sync, verify"))
     status = groups.add_parser("status", help="what this node has: disks, models, and whether they are complete")
     _add_json(status)
@@ -61,26 +62,76 @@ def _add_changing(parser: argparse.ArgumentParser, lock_wait_seconds: int) -> No
 def _add_disks(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser)
     for verb, text in (
-        ("ensure", "format one blank local disk, mount it, keep it mounted"),
+        ("plan", "show every disk with its evidence, and what ensure would do"),
+        ("ensure", "make the blank local disks one filesystem, mount it, keep it mounted"),
         ("status", "is the right disk mounted?"),
     ):
         command = commands.add_parser(verb, help=text, description=text[0].upper() + text[1:] + ".")
-        command.add_argument("--mount-path", required=True, metavar="PATH", help="where the disk is to be mounted")
-        command.add_argument("--device", metavar="PATH", help="use this disk whatever its model; all other proofs stay")
-        command.add_argument(
-            "--fstype", choices=("xfs", "ext4"), default="xfs", help="filesystem (default: %(default)s)"
-        )
-        command.add_argument(
-            "--accept-model",
-            action="extend",
-            nargs="+",
-            metavar="NAME",
-            default=None,
-            help="controller models that count as instance store, exactly as in sysfs",
-        )
+        _add_selection(command)
         _add_json(command)
         if verb == "ensure":
             _add_changing(command, 60)
+    text = "wipe one disk on purpose: all that is on it is lost"
+    release = commands.add_parser("release", help=text, description=text[0].upper() + text[1:] + ".")
+    release.add_argument("disk", metavar="DISK", help="the disk, as a path or a kernel name")
+    release.add_argument("--serial", metavar="SERIAL", help="its serial number; asked for on a terminal")
+    _add_json(release)
+    _add_changing(release, 60)
+
+
+def _add_selection(command: argparse.ArgumentParser) -> None:
+    from .disks.facts import OWNERS, STRATEGIES
+
+    command.add_argument("--mount-path", required=True, metavar="PATH", help="where the disk is to be mounted")
+    command.add_argument("--device", metavar="PATH", help="use this disk whatever its model; all other proofs stay")
+    command.add_argument("--fstype", choices=("xfs", "ext4"), default="xfs", help="filesystem (default: %(default)s)")
+    command.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default="RAID0",
+        help="how several disks are joined; Mount takes the first one only (default: %(default)s)",
+    )
+    command.add_argument(
+        "--accept-model",
+        action="extend",
+        nargs="+",
+        metavar="NAME",
+        default=None,
+        help="controller models that count as instance store, exactly as in sysfs",
+    )
+    command.add_argument(
+        "--owner",
+        choices=OWNERS,
+        default="auto",
+        help="who builds the filesystem; auto uses what nodeadm or cloud-init built (default: %(default)s)",
+    )
+    command.add_argument(
+        "--nodeadm-path",
+        default="/mnt/k8s-disks",
+        metavar="PATH",
+        help="where nodeadm mounts what it builds (default: %(default)s)",
+    )
+    command.add_argument("--group", dest="owning_group", metavar="NAME", help="group that may write at the mount path")
+    command.add_argument(
+        "--proof",
+        choices=("samples", "full"),
+        default="samples",
+        help="how a disk is proven blank: by 4,096 samples and the places where filesystems survive, or byte by byte",
+    )
+    command.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        metavar="UNIT",
+        help="systemd unit that must not start at boot before the disk is ready; may be given again",
+    )
+    command.add_argument(
+        "--wait",
+        type=_seconds,
+        default=0,
+        metavar="SECONDS",
+        help="how long to wait for a disk to appear (default: %(default)s)",
+    )
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
@@ -122,18 +173,51 @@ def _seconds(text: str) -> float:
 
 
 def _disks(options: argparse.Namespace) -> Result:
-    from .disks.commands import check_mount_path, ensure, status
+    from .disks.commands import check_mount_path, ensure, plan, status
     from .disks.facts import INSTANCE_STORE_MODEL, Wanted
 
+    if options.verb == "release":
+        from .disks.release import by_name, release
+
+        return release(
+            by_name(options.disk),
+            serial=options.serial,
+            check=options.check,
+            lock_wait_seconds=options.lock_wait,
+            report=lambda line: _say(sys.stderr, line + "\n"),
+        )
     wanted = Wanted(
         mount_path=check_mount_path(options.mount_path),
         fstype=options.fstype,
         device=options.device or None,
         models=tuple(options.accept_model or (INSTANCE_STORE_MODEL,)),
+        strategy=options.strategy,
+        owner=options.owner,
+        nodeadm_path=options.nodeadm_path,
+        read_all=options.proof == "full",
+        group=options.owning_group or None,
+        gid=_gid(options.owning_group),
+        gates=tuple(_unit(name) for name in options.gate),
+        wait_seconds=options.wait,
     )
-    if options.verb == "status":
-        return status(wanted)
-    return ensure(wanted, check=options.check, lock_wait_seconds=options.lock_wait)
+    if options.verb == "ensure":
+        return ensure(wanted, check=options.check, lock_wait_seconds=options.lock_wait)
+    return {"plan": plan, "status": status}[options.verb](wanted)
+
+
+def _gid(name: str | None) -> int:
+    import grp
+
+    try:
+        return grp.getgrnam(name).gr_gid if name else 0
+    except KeyError:
+        raise NodeError(f"--group {name}: this node has no such group", repair="getent group") from None
+
+
+def _unit(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9:_.@-]+\.(service|target|socket|mount)", name):
+        raise NodeError(f"--gate is {name!r}, wanted the name of a systemd unit", repair="--gate kubelet.service")
+    return name
 
 
 def _cache(options: argparse.Namespace) -> Result:

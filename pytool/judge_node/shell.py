@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -22,15 +23,25 @@ def environment() -> dict[str, str]:
     return {"PATH": _PATH, "LC_ALL": "C", "BLKID_FILE": "/dev/null"}
 
 
-def run(argv: Sequence[str], *, timeout_seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run `argv` and return its exit status and output; the exit status is the caller's to judge.
+def find(name: str) -> str:
+    """Return the path of a program. Raises NodeError TOOL_MISSING when it is not installed."""
+    path = shutil.which(name, path=_PATH)
+    if path is None:
+        raise NodeError(f"program {name!r} is not on this node, and it is needed to go on", reason="TOOL_MISSING")
+    return path
+
+
+def run(
+    argv: Sequence[str], *, given: str = "", timeout_seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run `argv` with `given` on stdin and return its exit status and output; the exit status is the caller's to judge.
 
     Raises NodeError TOOL_MISSING when the program is not installed, DISK_UNKNOWN when it does not end in time.
     """
     try:
         return subprocess.run(
-            list(argv),
-            stdin=subprocess.DEVNULL,
+            [find(argv[0]), *argv[1:]],
+            input=given,
             capture_output=True,
             text=True,
             errors="replace",
@@ -38,14 +49,20 @@ def run(argv: Sequence[str], *, timeout_seconds: float = 60) -> subprocess.Compl
             timeout=timeout_seconds,
             check=False,
         )
-    except FileNotFoundError:
-        raise NodeError(
-            f"program {argv[0]!r} is not on this node, and it is needed to go on", reason="TOOL_MISSING"
-        ) from None
     except subprocess.TimeoutExpired:
         raise NodeError(
             f"`{' '.join(argv)}` gave no answer in {timeout_seconds:.0f} seconds", reason="DISK_UNKNOWN"
         ) from None
+
+
+def checked(
+    argv: Sequence[str], *, given: str = "", timeout_seconds: float = 60, reason: str = "FS_CREATE_FAILED"
+) -> None:
+    """Run `argv`; raise NodeError with the given reason and what it said when it fails."""
+    done = run(argv, given=given, timeout_seconds=timeout_seconds)
+    if done.returncode != 0:
+        said = " ".join((done.stderr or done.stdout).split())[:300]
+        raise NodeError(f"`{' '.join(argv)}` ended with {done.returncode}: {said}", reason=reason)
 
 
 @contextlib.contextmanager

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..result import NodeError
 from ..shell import run
-from .facts import Content, Disk, Host, Mount, MountPoint, Wanted, format_size
-from .probe import Hold, probe
+from .facts import Content, Disk, Host, Mount, MountPoint, Record, Units, Volume, Wanted
+from .probe import Hold, probe, read_signatures
+from .record import read_record
 from .sysfs import System, devno_of, read_text
-from .unit import unit_name
+from .unit import BOOT_UNIT, INSTALL_PATH, unit_name
 
 UNIT_FOLDER = Path("/etc/systemd/system")
 SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
+# Neither disks nor arrays: memory, optical and floppy drives, device mapper (seen as holders), unused network disks.
+_NO_DISKS = ("ram", "zram", "sr", "fd", "dm-", "nbd")
 
 
 @dataclass
@@ -27,28 +31,47 @@ class Found:
     host: Host
     holds: dict[str, Hold] = field(default_factory=dict)
 
+    def release(self, *disks: Disk) -> None:
+        """Let the disks go: what comes next opens them itself."""
+        for disk in disks:
+            hold = self.holds.pop(disk.name, None)
+            if hold is not None:
+                hold.close()
+
 
 @contextlib.contextmanager
-def discover(wanted: Wanted, system: System | None = None) -> Iterator[Found]:
+def discover(wanted: Wanted, system: System | None = None, *, all_disks: bool = False) -> Iterator[Found]:
     """Read the node for what `wanted` selects. Every free candidate stays claimed until the block ends.
 
+    `all_disks` reads the signatures of the disks that are not candidates, too.
     Raises NodeError (wrong usage) when --device names something that is not a whole disk.
     """
     system = system or System()
     mounts = system.mounts()
     holds: dict[str, Hold] = {}
     try:
-        selected, others = _candidates(wanted, system, mounts)
-        disks = tuple(_examine(disk, holds) for disk in selected)
-        systemd, name = SYSTEMD_RUNS.is_dir(), unit_name(wanted.mount_path)
+        record = read_record()
+        selected, arrays, others = _sorted_out(wanted, system, mounts)
+        disks = tuple(_examine(disk, holds, wanted, record) for disk in selected)
+        ours = {disk.name for disk in disks}
+        local = [array for array in arrays if array.members and ours.issuperset(array.members)]
+        built = tuple(_examine(array, holds, wanted, record) for array in local)
+        volumes: tuple[Volume, ...] = ()
+        busy = False
+        if wanted.owner != "judge" and disks:
+            from .adopt import find_volumes, nodeadm_is_busy
+
+            volumes, busy = find_volumes(wanted, system, mounts, ours), nodeadm_is_busy()
         yield Found(
             Host(
                 disks=disks,
+                arrays=built,
                 mount_point=read_mount_point(wanted.mount_path, mounts),
-                systemd=systemd,
-                unit_name=name,
-                unit_text=_unit_now(name) if systemd else None,
-                other_disks=others,
+                others=tuple(_signatures_of(disk) if all_disks else disk for disk in others),
+                volumes=volumes,
+                record=record,
+                units=read_units(wanted),
+                nodeadm_busy=busy,
             ),
             holds,
         )
@@ -57,51 +80,95 @@ def discover(wanted: Wanted, system: System | None = None) -> Iterator[Found]:
             hold.close()
 
 
-def _unit_now(name: str) -> str | None:
-    """Return the mount unit's text if it is enabled; one that is not does nothing at boot and counts as missing."""
+def wait_for_disks(wanted: Wanted, system: System | None = None) -> None:
+    """Wait until as many disks are there as the last run had (or one), for at most `wanted.wait_seconds`.
+
+    At boot a disk may be slow to appear, and nodeadm to mount what it builds. What is not there in the end is judged
+    as not there.
+    """
+    system = system or System()
+    deadline = time.monotonic() + wanted.wait_seconds
+    expected = 1 if wanted.device else max(1, read_record().disks)
+    if wanted.wait_seconds and SYSTEMD_RUNS.is_dir():
+        run(["udevadm", "settle", f"--timeout={min(wanted.wait_seconds, 30):.0f}"])
+    while time.monotonic() < deadline:
+        names = {disk.name for disk in _sorted_out(wanted, system, ())[0]}
+        if len(names) >= expected:
+            if wanted.owner != "nodeadm":
+                return
+            from .adopt import find_volumes
+
+            if find_volumes(wanted, system, system.mounts(), names):
+                return
+        time.sleep(0.5)
+
+
+def read_units(wanted: Wanted) -> Units:
+    """Return how systemd and our units are; one that is not enabled does nothing at boot and counts as missing."""
+    name = unit_name(wanted.mount_path)
+    if not SYSTEMD_RUNS.is_dir():
+        return Units(mount_name=name)
+    state = run(["systemctl", "show", "--property=ActiveState", "--value", BOOT_UNIT]).stdout.strip()
+    links = ["multi-user.target.wants", *(f"{gate}.requires" for gate in wanted.gates)]
+    enabled = all((UNIT_FOLDER / link / BOOT_UNIT).is_symlink() for link in links)
+    return Units(
+        systemd=True,
+        mount_name=name,
+        mount_text=_text_of(name),
+        boot_text=_text_of(BOOT_UNIT) if enabled else None,
+        boot_state=state,
+        installed=_is_installed(),
+    )
+
+
+def _text_of(name: str) -> str | None:
     try:
-        if not (UNIT_FOLDER / "multi-user.target.wants" / name).is_symlink():
-            return None
         return (UNIT_FOLDER / name).read_text()
     except OSError:
         return None
 
 
-def _candidates(wanted: Wanted, system: System, mounts: tuple[Mount, ...]) -> tuple[list[Disk], tuple[str, ...]]:
+def own_program() -> bytes | None:
+    """Return this program's file (judge-node.pyz), or None when it runs from its sources."""
+    archive = getattr(globals().get("__loader__"), "archive", None)
+    return Path(archive).read_bytes() if archive else None
+
+
+def _is_installed() -> bool:
+    program = own_program()
+    try:
+        return Path(INSTALL_PATH).read_bytes() == program if program else Path(INSTALL_PATH).exists()
+    except OSError:
+        return False
+
+
+def _sorted_out(
+    wanted: Wanted, system: System, mounts: tuple[Mount, ...]
+) -> tuple[list[Disk], list[Disk], list[Disk]]:
+    """Return the candidates, the arrays of md, and the other disks."""
     root_names = {
         name for mount in (*mounts, *system.init_mounts()) if mount.path == "/" for name in system.backing(mount.devno)
     }
-    chosen, node = None, None
-    if wanted.device is not None:
-        chosen, node = _named_device(wanted.device, system)
-        if chosen is None:
-            return [], _seen(system)
-    selected, others = [], []
+    chosen, node = _named_device(wanted.device, system) if wanted.device is not None else (None, None)
+    selected: list[Disk] = []
+    arrays: list[Disk] = []
+    others: list[Disk] = []
     for name in system.block_names():
-        hidden = read_text(system.sys_root / "block" / name / "hidden") == "1"  # paths of a multipath NVMe namespace
-        is_candidate = (
-            name == chosen
-            if wanted.device is not None
-            else (not hidden and read_text(system.sys_root / "block" / name / "device/model") in wanted.models)
-        )
+        base = system.sys_root / "block" / name
+        if read_text(base / "hidden") == "1":  # paths of a multipath NVMe namespace
+            continue
+        if name != chosen and name.startswith(_NO_DISKS):
+            continue
         disk = system.disk(name, mounts, root_names, node if name == chosen else None)
         if disk is None:
             continue
-        if is_candidate:
+        if name == chosen if wanted.device is not None else disk.model in wanted.models:
             selected.append(disk)
-        else:
+        elif disk.level is not None:
+            arrays.append(disk)
+        elif disk.size_bytes > 0:
             others.append(disk)
-    return selected, _seen(system)
-
-
-def _seen(system: System) -> tuple[str, ...]:
-    """Name the disks of the node for the message that none was found; empty loop and RAM devices are noise."""
-    seen = []
-    for name in system.block_names():
-        disk = system.disk(name, (), set())
-        if disk is not None and disk.size_bytes > 0 and not name.startswith(("loop", "ram", "zram")):
-            seen.append(f"{name} ({format_size(disk.size_bytes)}, {disk.model or 'no model'})")
-    return tuple(seen)
+    return selected, arrays, others
 
 
 def _named_device(device: str, system: System) -> tuple[str | None, str]:
@@ -126,17 +193,11 @@ def _named_device(device: str, system: System) -> tuple[str | None, str]:
     return name, node
 
 
-def _examine(disk: Disk, holds: dict[str, Hold]) -> Disk:
-    if (
-        disk.node is None
-        or disk.root
-        or disk.partitions
-        or disk.holders
-        or disk.members
-        or disk.swap
-        or disk.size_bytes == 0
-    ):
+def _examine(disk: Disk, holds: dict[str, Hold], wanted: Wanted, record: Record) -> Disk:
+    if disk.node is None or disk.root or disk.partitions or disk.swap or disk.size_bytes == 0:
         return disk  # settled without opening it
+    if disk.holders:
+        return _signatures_of(disk)  # whose array it is part of
     hold = holds[disk.name] = Hold(disk.node)
     try:
         hold.acquire()
@@ -144,8 +205,15 @@ def _examine(disk: Disk, holds: dict[str, Hold]) -> Disk:
         return replace(disk, content=Content(error=f"it cannot be opened: {error.strerror}"))
     mounted_at = next((mount.path for mount in disk.mounts if mount.root == "/"), None)
     held = hold.busy
-    content = probe(hold, disk.size_bytes, disk.serial, mounted_at)
+    making = record.fs_uuid is not None or record.array_uuid is not None
+    content = probe(hold, disk, mounted_at, complete=wanted.read_all, count_all=making)
     return replace(disk, held=held, content=content)
+
+
+def _signatures_of(disk: Disk) -> Disk:
+    if disk.node is None or disk.size_bytes == 0:
+        return disk
+    return replace(disk, content=read_signatures(disk.node))
 
 
 def read_mount_point(path: str, mounts: tuple[Mount, ...]) -> MountPoint:
@@ -159,13 +227,10 @@ def read_mount_point(path: str, mounts: tuple[Mount, ...]) -> MountPoint:
         return MountPoint(path, kind="other")
     if not stat.S_ISDIR(status.st_mode):
         return MountPoint(path, kind="other")
-    mode = stat.S_IMODE(status.st_mode)
-    root_owned = status.st_uid == 0 and status.st_gid == 0
+    found = MountPoint(path, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid)
     if here:
-        return MountPoint(path, mount=here[-1], mode=mode, owner_is_root=root_owned)
-    entries = len(list(Path(path).iterdir()))
-    sealed = mode == 0 or is_immutable(path)
-    return MountPoint(path, entries=entries, mode=mode, owner_is_root=root_owned, sealed=sealed)
+        return replace(found, mount=here[-1])
+    return replace(found, entries=len(os.listdir(path)), sealed=found.mode == 0 or is_immutable(path))  # noqa: PTH208
 
 
 def is_immutable(path: str) -> bool:

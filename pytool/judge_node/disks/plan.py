@@ -1,39 +1,42 @@
 """Decide what to do with a node's disks. Pure: the same facts give the same plan, and nothing is read or written.
 
 The one rule behind all others: only what is proven blank may be formatted, and what is not known counts as data.
+judge.py says what a disk is, this file what to do about it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..reasons import repair
 from ..result import NodeError
 from .facts import (
+    ADOPTED_FOLDER,
     LABEL,
     MARKER_EMPTY,
-    MARKER_VALID,
     Disk,
     Host,
+    Mount,
     MountPoint,
+    Volume,
     Wanted,
     format_size,
 )
-from .unit import unit_text
+from .judge import ABSENT, ADOPTED, BLANK, DEGRADED, FOREIGN, OURS, Judgement, Set, judge, our_sets
+from .unit import bind_text, boot_text, mount_text
 
-ABSENT, BLANK, OURS, FOREIGN, DEGRADED = "absent", "blank", "ours", "foreign", "degraded"
+__all__ = ["ABSENT", "ADOPTED", "BLANK", "DEGRADED", "FOREIGN", "OURS", "Plan", "Step", "judge", "plan_layout"]
 
 # Steps, in the order in which they are applied.
-FORMAT, SEAL, MOUNT, MARK, RESTRICT, PERSIST = "format", "seal", "mount", "mark", "restrict", "persist"
+ERASE, ASSEMBLE, ADD, CREATE, FORMAT = "erase", "assemble", "add", "create", "format"
+SEAL, MOUNT, MARK, RESTRICT = "seal", "mount", "mark", "restrict"
+INSTALL, PERSIST, START = "install", "persist", "start"
+# After these the disks are another thing: they are read anew, and the rest is planned from what is seen then.
+LOOK_AGAIN = frozenset((ERASE, ASSEMBLE, ADD, CREATE))
 
-
-@dataclass(frozen=True)
-class Judgement:
-    """The state of one disk and, unless it is blank or ours, the reason code and the evidence in words."""
-
-    state: str
-    reason: str | None = None
-    why: str = ""
+LEAST_BYTES = 300 << 20  # mkfs.xfs refuses less
+LEAST_FOR_RAID10 = 4
 
 
 @dataclass(frozen=True)
@@ -46,178 +49,340 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with `disk` to make the wanted state true. No steps: it is true already."""
+    """What to do to make the wanted state true. No steps: it is true already.
+
+    `target` is the disk or array with the filesystem, or None as long as an array has yet to be made of `members`; an
+    adopted filesystem is a `volume`. `spares` are blank disks for the array's missing places, `erase` what of ours is
+    half-made. `before` and `after` are the change in words, `notes` what a person should know.
+    """
 
     state: str
-    disk: Disk
+    owner: str
+    members: tuple[Disk, ...]
     steps: tuple[Step, ...]
     before: str
     after: str
+    target: Disk | None = None
+    volume: Volume | None = None
+    spares: tuple[Disk, ...] = ()
+    erase: tuple[Disk, ...] = ()
+    notes: tuple[str, ...] = ()
 
-
-def judge(disk: Disk) -> Judgement:
-    """Return the state of one disk from its facts alone; what was not found out counts against it."""
-    if disk.root:
-        return Judgement(FOREIGN, "DISK_BUSY", "the running system is on it")
-    if disk.members:
-        return Judgement(FOREIGN, "DISK_BUSY", f"it is composed of {', '.join(disk.members)}")
-    if disk.swap:
-        return Judgement(FOREIGN, "DISK_BUSY", f"it is swap space ({', '.join(disk.swap)})")
-    if disk.partitions or disk.holders:
-        parts = ", ".join(disk.partitions + disk.holders)
-        return Judgement(FOREIGN, "DISK_BUSY", f"it has partitions or holders ({parts})")
-    if disk.node is None:
-        return Judgement(DEGRADED, "DISK_UNKNOWN", f"it has no device node here (device number {disk.devno})")
-    if disk.read_only:
-        return Judgement(DEGRADED, "DISK_UNKNOWN", "the kernel has it read-only")
-    content = disk.content
-    if content is not None and content.error is None and content.label == LABEL and content.fs_uuid:
-        ours = _judge_our_label(disk)
-        if ours is not None:
-            return ours
-    if disk.mounts:
-        return Judgement(FOREIGN, "DISK_BUSY", f"it is mounted at {', '.join(m.path for m in disk.mounts)}")
-    if disk.held:
-        return Judgement(FOREIGN, "DISK_BUSY", "another program, or a mount in another namespace, holds it exclusively")
-    if content is None:
-        return Judgement(DEGRADED, "DISK_UNKNOWN", "it was not examined")
-    if content.signatures:
-        return Judgement(FOREIGN, "DISK_FOREIGN_DATA", f"it carries {', '.join(content.signatures)}")
-    if content.nonzero_at is not None:
-        return Judgement(
-            FOREIGN, "DISK_FOREIGN_DATA", f"it is not blank: data without a signature at byte {content.nonzero_at}"
-        )
-    if content.error is not None:
-        return Judgement(DEGRADED, "DISK_UNKNOWN", content.error)
-    if disk.held is not False or content.sampled_bytes <= 0 or disk.size_bytes <= 0:
-        return Judgement(DEGRADED, "DISK_UNKNOWN", "its blocks were not read while it was held")
-    return Judgement(BLANK)
-
-
-def _judge_our_label(disk: Disk) -> Judgement | None:
-    """Judge a disk with our label: a label alone proves nothing, the marker in the filesystem does."""
-    content = disk.content
-    assert content is not None
-    if content.signatures and any(name != content.fstype for name in content.signatures):
-        return None
-    if content.marker in (MARKER_VALID, MARKER_EMPTY):
-        return Judgement(OURS)
-    if disk.held and content.marker is None:
-        return None
-    return Judgement(
-        FOREIGN,
-        "DISK_FOREIGN_DATA",
-        f"its filesystem has our label {LABEL!r}, but its marker file is {content.marker or 'not read'}",
-    )
-
-
-def select(host: Host, wanted: Wanted) -> tuple[Disk, Judgement]:
-    """Return the disk to use: ours before blank, and of several blank ones the first by serial number.
-
-    Raises NodeError with the evidence of every candidate when none can be used.
-    """
-    if not host.disks:
-        seen = ", ".join(host.other_disks) or "no other disk"
-        looked_for = f"device {wanted.device}" if wanted.device else f"model {' or '.join(map(repr, wanted.models))}"
-        raise NodeError(f"no disk matches {looked_for}; this node has {seen}", reason="DISK_NONE", state=ABSENT)
-    judged = [(disk, judge(disk)) for disk in sorted(host.disks, key=lambda d: (d.serial or "", d.name))]
-    ours = [pair for pair in judged if pair[1].state == OURS]
-    if len(ours) > 1:
-        ours = _narrow(ours, host.mount_point)
-    if len(ours) > 1:
-        names = ", ".join(disk.summary() for disk, _ in ours)
-        raise NodeError(f"several disks carry our marker: {names}", reason="DISK_AMBIGUOUS", state=FOREIGN)
-    if ours:
-        return ours[0]
-    for pair in judged:
-        if pair[1].state == BLANK:
-            return pair
-    disk, judgement = judged[0]
-    others = "".join(f"; {d.summary()}: {j.why}" for d, j in judged[1:])
-    reason = judgement.reason or "DISK_UNKNOWN"
-    raise NodeError(
-        f"{disk.summary()} is not touched: {judgement.why}{others}",
-        reason=reason,
-        state=judgement.state,
-        repair=repair(reason, DISK=f"/dev/{disk.name}"),
-    )
-
-
-def _narrow(ours: list[tuple[Disk, Judgement]], mount_point: MountPoint) -> list[tuple[Disk, Judgement]]:
-    mounted = [p for p in ours if mount_point.mount is not None and p[0].devno == mount_point.mount.devno]
-    if mounted:
-        return mounted
-    return [p for p in ours if p[0].content is not None and p[0].content.marker_mount_path == mount_point.path] or ours
+    @property
+    def summary(self) -> str:
+        """The disk, array or adopted filesystem in a few words."""
+        if self.volume is not None:
+            return f"{self.volume.path}/{ADOPTED_FOLDER} (on /dev/{self.volume.device}, made by {self.volume.made_by})"
+        if self.target is not None:
+            return self.target.summary()
+        return " and ".join(disk.summary() for disk in self.members)
 
 
 def plan_layout(host: Host, wanted: Wanted) -> Plan:
-    """Return the steps from what is to what is wanted: one blank disk, formatted, mounted, marked and persistent.
+    """Return the steps from what is to what is wanted.
 
-    Raises NodeError when it may not or cannot be done; then nothing is to be changed.
+    Ours comes first, then what nodeadm or cloud-init built, then blank disks. Raises NodeError when it may not or
+    cannot be done; then nothing is to be changed.
     """
-    point = host.mount_point
-    disk, judgement = select(host, wanted)
-    content = disk.content
-    state = judgement.state
-    fs_uuid = content.fs_uuid if content is not None and state == OURS else None
-    fstype = (content.fstype or wanted.fstype) if content is not None and state == OURS else wanted.fstype
-    if point.mount is not None and (state != OURS or point.mount.devno != disk.devno or point.mount.root != "/"):
+    if not host.disks:
+        seen = ", ".join(d.summary() for d in host.others if not d.name.startswith("loop")) or "no other disk"
+        looked_for = f"device {wanted.device}" if wanted.device else f"model {' or '.join(map(repr, wanted.models))}"
+        raise NodeError(f"no disk matches {looked_for}; this node has {seen}", reason="DISK_NONE", state=ABSENT)
+    ours = _choose_ours(host)
+    if ours is not None and wanted.owner != "nodeadm":
+        return _plan_ours(ours, host, wanted)
+    if wanted.owner != "judge":
+        volume = _choose_volume(host, wanted)
+        if volume is not None:
+            return _plan_adopted(volume, host, wanted)
+    return _plan_blank(host, wanted)
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+
+def _choose_ours(host: Host) -> Set | None:
+    """Return the array or disk of ours; of several the one that is mounted, or whose marker names, the mount path.
+
+    Raises NodeError when several could be it, or when an array of ours has lost what it needs.
+    """
+    found = our_sets(host)
+    if len(found) > 1:
+        here = host.mount_point.mount
+        mounted = [s for s in found if s.target is not None and here is not None and s.target.devno == here.devno]
+        named = [s for s in found if s.marker_mount_path == host.mount_point.path]
+        found = mounted or named or found
+    if len(found) > 1:
+        names = "; ".join(" and ".join(disk.summary() for disk in s.members) for s in found)
+        raise NodeError(f"several disks or arrays are ours: {names}", reason="DISK_AMBIGUOUS", state=FOREIGN)
+    if not found:
+        return None
+    ours = found[0]
+    if ours.judgement.state not in (OURS, BLANK):
+        disk = ours.members[0]
         raise NodeError(
-            f"{point.path} has {point.mount.source} ({point.mount.fstype}) mounted, wanted {disk.summary()}",
+            f"{' and '.join(d.summary() for d in ours.members)}: {ours.judgement.why}",
+            reason=ours.judgement.reason,
+            state=ours.judgement.state,
+            repair=repair(ours.judgement.reason or "DISK_UNKNOWN", DISK=f"/dev/{disk.name}", SERIAL=disk.serial or "-"),
+        )
+    return ours
+
+
+def _plan_ours(ours: Set, host: Host, wanted: Wanted) -> Plan:
+    if ours.target is None:
+        text = f"start our array {' and '.join(disk.summary() for disk in ours.members)} is part of"
+        if not ours.complete:
+            return _erase(ours.members, ours.members, host, wanted)
+        return _finish(OURS, ours.members, (Step(ASSEMBLE, text), *_mounting(host, wanted, None, None)), host, wanted)
+    target, content = ours.target, ours.target.content
+    if ours.judgement.state == BLANK:  # our array, and the run that made it was cut before mkfs
+        return _plan_format(target, ours.members, ours.judgement, (), host, wanted)
+    assert content is not None and content.fs_uuid is not None
+    if content.fstype != wanted.fstype:
+        raise NodeError(
+            f"{target.summary()} is ours and has {content.fstype}, but {wanted.fstype} was asked for",
+            reason="FS_MISMATCH",
+            state=OURS,
+        )
+    elsewhere = [mount.path for mount in target.mounts if mount.root == "/" and mount.path != wanted.mount_path]
+    if host.mount_point.mount is None and elsewhere:
+        raise NodeError(
+            f"{target.summary()} is ours and mounted at {elsewhere[0]}, wanted at {wanted.mount_path}",
+            reason="MOUNT_ELSEWHERE",
+            state=OURS,
+            repair=f"umount {elsewhere[0]}   # when nothing uses it any more; then run again",
+        )
+    spares, notes = _spares(target, host)
+    steps = [Step(ADD, f"add {disk.summary()} to {target.summary()}, which misses a disk") for disk in spares]
+    steps += _mounting(host, wanted, target, mount_text(wanted.mount_path, content.fs_uuid, wanted.fstype))
+    if content.marker == MARKER_EMPTY:
+        steps.append(Step(MARK, "write the marker file that proves it is ours"))
+    return _finish(OURS, ours.members, tuple(steps), host, wanted, target=target, spares=spares, notes=notes)
+
+
+def _spares(array: Disk, host: Host) -> tuple[tuple[Disk, ...], tuple[str, ...]]:
+    if not array.degraded:
+        return (), ()
+    blank = [disk for disk in _by_serial(host) if judge(disk, host.record).state == BLANK]
+    missing = array.degraded - len(blank)
+    note = f"{array.summary()} works without {missing} of its disks: its data is not redundant"
+    return tuple(blank[: array.degraded]), (note,) if missing > 0 else ()
+
+
+# --- somebody else's --------------------------------------------------------------------------------------------------
+
+
+def _choose_volume(host: Host, wanted: Wanted) -> Volume | None:
+    """Return the filesystem to adopt: the one in use already, else the first by path.
+
+    Raises NodeError when nodeadm is to build one, or may be about to.
+    """
+    here = host.mount_point.mount
+    usable = [volume for volume in host.volumes if volume.folder != "other"]
+    if here is not None:
+        usable = [volume for volume in usable if volume.devno == here.devno] or usable
+    if usable:
+        return usable[0]
+    if host.volumes:
+        raise NodeError(
+            f"{host.volumes[0].path}/{ADOPTED_FOLDER} exists and is not ours",
+            reason="MOUNT_POINT_IN_USE",
+            state=FOREIGN,
+            repair=f"ls -la {host.volumes[0].path}/{ADOPTED_FOLDER}   # move it away, then run again",
+        )
+    if wanted.owner == "nodeadm" or host.nodeadm_busy:
+        why = "nodeadm is at work and may be about to take them" if host.nodeadm_busy else "they are nodeadm's to build"
+        raise NodeError(
+            f"nothing is mounted below {wanted.nodeadm_path}, and of the local disks {why}",
+            reason="OWNER_NOT_READY",
+            state=ABSENT,
+        )
+    return None
+
+
+def _plan_adopted(volume: Volume, host: Host, wanted: Wanted) -> Plan:
+    steps = _mounting(host, wanted, volume, bind_text(wanted.mount_path, volume))
+    if volume.folder != "valid":
+        steps.append(Step(MARK, "write the marker file that proves it is ours"))
+    notes: tuple[str, ...] = ()
+    if volume.shares:
+        notes = (
+            f"{' and '.join(volume.shares)} share this filesystem: kubelet evicts pods when less than "
+            f"{format_size(volume.evicts_below_bytes)} of it is free; {format_size(volume.free_bytes)} is free now",
+        )
+    members = tuple(disk for disk in host.disks if disk.mounts or disk.holders)
+    return _finish(ADOPTED, members, tuple(steps), host, wanted, volume=volume, notes=notes)
+
+
+# --- blank ------------------------------------------------------------------------------------------------------------
+
+
+def _by_serial(host: Host) -> list[Disk]:
+    return sorted(host.disks, key=lambda disk: (disk.serial or "", disk.name))
+
+
+def _plan_blank(host: Host, wanted: Wanted) -> Plan:
+    judged = [(disk, judge(disk, host.record)) for disk in _by_serial(host)]
+    blank = [(disk, judgement) for disk, judgement in judged if judgement.state == BLANK]
+    rest = [f"{disk.summary()}: {judgement.why}" for disk, judgement in judged if judgement.state != BLANK]
+    if not blank:
+        disk, judgement = judged[0]
+        reason = judgement.reason or "DISK_UNKNOWN"
+        raise NodeError(
+            f"{disk.summary()} is not touched: {judgement.why}" + "".join(f"; {text}" for text in rest[1:]),
+            reason=reason,
+            state=judgement.state,
+            repair=repair(reason, DISK=f"/dev/{disk.name}", SERIAL=disk.serial or "-"),
+        )
+    if wanted.strategy == "RAID10" and len(blank) < LEAST_FOR_RAID10:
+        raise NodeError(
+            f"RAID10 needs {LEAST_FOR_RAID10} blank disks, this node has {len(blank)}"
+            + "".join(f"; {text}" for text in rest),
+            reason="DISK_TOO_FEW",
+            state=BLANK,
+        )
+    if wanted.strategy == "Mount":
+        rest += [f"{disk.summary()}: the strategy Mount takes one disk" for disk, _ in blank[1:]]
+        blank = blank[:1]
+    for disk, _ in blank:
+        if disk.size_bytes < LEAST_BYTES:
+            raise NodeError(
+                f"{disk.summary()} is too small, wanted at least {format_size(LEAST_BYTES)}",
+                reason="DISK_TOO_SMALL",
+                state=BLANK,
+            )
+    _check_free(host.mount_point, f"{blank[0][0].summary()}", BLANK)
+    notes = tuple(f"left out: {text}" for text in rest)
+    members = tuple(disk for disk, _ in blank)
+    if any(judgement.erase for _, judgement in blank):
+        unfinished = tuple(disk for disk, judgement in blank if judgement.erase)
+        return _erase(unfinished, members, host, wanted, notes)
+    if len(members) == 1:
+        return _plan_format(members[0], members, blank[0][1], notes, host, wanted)
+    level = wanted.strategy
+    names = " and ".join(disk.summary() for disk in members)
+    steps = (
+        Step(CREATE, f"make one {level} array of {names}"),
+        Step(FORMAT, f"make {wanted.fstype} with label {LABEL} on it"),
+        *_mounting(host, wanted, None, None),
+        Step(MARK, "write the marker file that proves it is ours"),
+    )
+    return _finish(BLANK, members, steps, host, wanted, notes=notes)
+
+
+def _erase(
+    disks: tuple[Disk, ...], members: tuple[Disk, ...], host: Host, wanted: Wanted, notes: tuple[str, ...] = ()
+) -> Plan:
+    names = " and ".join(disk.summary() for disk in disks)
+    step = Step(ERASE, f"remove what a run of ours, cut off, has left half-made on {names}, then begin again")
+    return _finish(BLANK, members, (step,), host, wanted, erase=disks, notes=notes)
+
+
+def _plan_format(
+    target: Disk, members: tuple[Disk, ...], judgement: Judgement, notes: tuple[str, ...], host: Host, wanted: Wanted
+) -> Plan:
+    if judgement.erase:
+        return _erase((target,), members, host, wanted, notes)
+    steps = (
+        Step(FORMAT, f"make {wanted.fstype} with label {LABEL} on {target.summary()}"),
+        *_mounting(host, wanted, None, None),
+        Step(MARK, "write the marker file that proves it is ours"),
+    )
+    return _finish(BLANK, members, steps, host, wanted, target=target, notes=notes)
+
+
+# --- the mount --------------------------------------------------------------------------------------------------------
+
+
+def _check_free(point: MountPoint, what: str, state: str) -> None:
+    """Raise NodeError when something else is mounted at the mount path, or is in the way there."""
+    if point.mount is not None:
+        raise NodeError(
+            f"{point.path} has {point.mount.source} ({point.mount.fstype}) mounted, wanted {what}",
             reason="MOUNT_WRONG_DEVICE",
             state=state,
             repair=f"findmnt {point.path}   # unmount it, or choose another mount path",
         )
-    if fstype != wanted.fstype:
+    if point.kind == "other" or point.entries:
+        found = "is not a directory"
+        if point.entries:
+            found = f"is not mounted but holds {point.entries} entries, which a mount would hide"
         raise NodeError(
-            f"{disk.summary()} is ours and has {fstype}, but {wanted.fstype} was asked for",
-            reason="FS_MISMATCH",
-            state=state,
+            f"{point.path} {found}",
+            reason="MOUNT_POINT_IN_USE",
+            repair=f"ls -la {point.path}   # move it away, then run again",
         )
-    steps: list[Step] = []
-    if state == BLANK:
-        steps.append(Step(FORMAT, f"make {wanted.fstype} with label {LABEL} on {disk.summary()}"))
-    if point.mount is None:
-        _check_mount_point(point)
+
+
+def _mounting(host: Host, wanted: Wanted, target: Disk | Volume | None, unit: str | None) -> list[Step]:
+    """Return the steps that bring `target` to the mount path and keep it there; None is a filesystem yet to be made.
+
+    Raises NodeError when something else is mounted, or in the way, there.
+    """
+    point, steps = host.mount_point, []
+    if target is None or not _is_mounted(point.mount, target):
+        what = target.summary() if isinstance(target, Disk) else target.path if target else "the local disk"
+        _check_free(point, what, OURS)
         if not point.sealed:
             steps.append(
                 Step(SEAL, f"make the empty directory {point.path} unwritable, so that nothing fills the root disk")
             )
-        steps.append(Step(MOUNT, f"mount it at {point.path} with noatime"))
-    if state == BLANK or (content is not None and content.marker == MARKER_EMPTY):
-        steps.append(Step(MARK, "write the marker file that proves it is ours"))
-    if point.mount is not None and (point.mode != 0o755 or not point.owner_is_root):
-        steps.append(Step(RESTRICT, f"give {point.path} to root with mode 0755 (it has {point.mode:04o})"))
-    if host.systemd and (fs_uuid is None or host.unit_text != unit_text(point.path, fs_uuid, fstype)):
-        steps.append(Step(PERSIST, f"write and enable {host.unit_name}, which mounts it at boot by UUID"))
-    return Plan(state, disk, tuple(steps), *_diff(disk, state, point, wanted, bool(steps)))
-
-
-def _check_mount_point(point: MountPoint) -> None:
-    if point.kind == "other":
-        raise NodeError(
-            f"{point.path} is not a directory",
-            reason="MOUNT_POINT_IN_USE",
-            repair=f"ls -ld {point.path}   # move it away, then run again",
+        how = "show it" if isinstance(target, Volume) else "mount it"
+        steps.append(Step(MOUNT, f"{how} at {point.path} with noatime"))
+    elif (point.mode, point.uid, point.gid) != (wanted.mode, 0, wanted.gid):
+        group = f" and group {wanted.group}" if wanted.group else ""
+        steps.append(
+            Step(RESTRICT, f"give {point.path} to root{group} with mode {wanted.mode:04o} (it has {point.mode:04o})")
         )
-    if point.entries:
-        raise NodeError(
-            f"{point.path} is not mounted but holds {point.entries} entries, which a mount would hide",
-            reason="MOUNT_POINT_IN_USE",
-            repair=f"ls -la {point.path}   # move them away, then run again",
-        )
+    units = host.units
+    if units.systemd:
+        owner = "nodeadm" if isinstance(target, Volume) and target.made_by == "nodeadm" else _owner(wanted, target)
+        if not units.installed:
+            steps.append(Step(INSTALL, "install judge-node, which the boot unit starts"))
+        if unit is None or units.mount_text != unit or units.boot_text != boot_text(wanted, owner):
+            steps.append(Step(PERSIST, "write and enable the units that check and mount it at every boot, by UUID"))
+        if units.boot_state in ("failed", "inactive"):
+            steps.append(Step(START, "start the boot unit, so that what waits for the disk may start"))
+    return steps
 
 
-def _diff(disk: Disk, state: str, point: MountPoint, wanted: Wanted, differs: bool) -> tuple[str, str]:
-    """Return before and after in words. The evidence for "blank" stands in it: it is what a person approves."""
-    ours = f"ours, {wanted.fstype} with label {LABEL}"
-    evidence = ours if state == OURS else state
-    if state == BLANK and disk.content is not None:
-        evidence = (
-            f"blank (no signature, no table, no holder; {format_size(disk.content.sampled_bytes)} read, all zero)"
-        )
-    mounted = "mounted" if point.mount is not None else "not mounted"
-    before = f"{disk.summary()}: {evidence}\n{point.path}: {mounted}\n"
-    if not differs:
-        return before, before
-    return before, f"{disk.summary()}: {ours}\n{point.path}: mounted\n"
+def _owner(wanted: Wanted, target: Disk | Volume | None) -> str:
+    """Return who owns the disks from now on: what is decided once is not decided anew at every boot."""
+    return "auto" if isinstance(target, Volume) else "judge" if wanted.owner == "auto" else wanted.owner
+
+
+def _is_mounted(mount: Mount | None, target: Disk | Volume) -> bool:
+    root = f"/{ADOPTED_FOLDER}" if isinstance(target, Volume) else "/"
+    return mount is not None and mount.devno == target.devno and mount.root == root
+
+
+# --- the plan in words ------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    state: str, members: tuple[Disk, ...], steps: tuple[Step, ...], host: Host, wanted: Wanted, **more: object
+) -> Plan:
+    """Return the plan with its diff. The evidence stands in it: it is what a person approves."""
+    volume = more.get("volume")
+    owner = volume.made_by if isinstance(volume, Volume) else "judge"
+    lines = [f"{disk.summary()}: {_evidence(disk, state, host)}\n" for disk in members]
+    mounted = "mounted" if host.mount_point.mount is not None else "not mounted"
+    before = "".join(lines) + f"{wanted.mount_path}: {mounted}\n"
+    after = before
+    if steps:
+        done = f"adopted from {owner}" if state == ADOPTED else f"ours, {wanted.fstype} with label {LABEL}"
+        if len(members) > 1 and state != ADOPTED:
+            done = f"ours, in one {wanted.strategy} array with {wanted.fstype}, label {LABEL}"
+        after = "".join(f"{disk.summary()}: {done}\n" for disk in members) + f"{wanted.mount_path}: mounted\n"
+    build: Callable[..., Plan] = Plan
+    return build(state=state, owner=owner, members=members, steps=steps, before=before, after=after, **more)
+
+
+def _evidence(disk: Disk, state: str, host: Host) -> str:
+    content = disk.content
+    if state == BLANK and content is not None and content.sampled_bytes and content.nonzero_at is None:
+        return f"blank (no signature, no table, no holder; {format_size(content.sampled_bytes)} read, all zero)"
+    if state == ADOPTED:
+        return f"in use ({', '.join(disk.membership) or ', '.join(m.path for m in disk.mounts)})"
+    return "unfinished, of ours" if state == BLANK else "ours"

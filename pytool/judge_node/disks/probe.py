@@ -7,10 +7,11 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ..files import read_file, staging_name
+from ..result import NodeError
 from ..shell import run
 from .facts import (
     FILESYSTEMS,
@@ -22,16 +23,14 @@ from .facts import (
     MARKER_NAME,
     MARKER_UNREADABLE,
     MARKER_VALID,
+    RAID_MEMBER,
     Content,
+    Disk,
+    Raid,
 )
+from .places import SLICE_BYTES, ranges
 
-EDGE_BYTES = 1 << 20
-COMPLETE_BYTES = 512 << 20  # a disk up to this size is read from end to end
-# A bigger one in samples: 0.4 s of an instance store. Any stretch of data longer than size / 4096 (60 MiB of 250 GB) is
-# hit for sure; shorter ones by chance, which is why signatures, both edges and mkfs's own refusal come on top.
-SAMPLE_BYTES = 64 << 10
-SAMPLE_COUNT = 4096
-_ZERO = bytes(EDGE_BYTES)
+_ZERO = bytes(SLICE_BYTES)
 # What a filesystem may have in it and still be empty: mkfs.ext4's own folder, and a marker whose writing was killed.
 NOTHING = ("lost+found", staging_name(MARKER_NAME))
 
@@ -88,39 +87,26 @@ class Hold:
             self._lock = None
 
 
-def sample_ranges(size_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of what is read to prove that a disk is blank: both edges, then evenly spread blocks.
-
-    A disk of up to COMPLETE_BYTES is covered without a gap.
-    """
-    if size_bytes <= COMPLETE_BYTES:
-        for offset in range(0, size_bytes, EDGE_BYTES):
-            yield offset, min(EDGE_BYTES, size_bytes - offset)
-        return
-    yield 0, EDGE_BYTES
-    yield size_bytes - EDGE_BYTES, EDGE_BYTES
-    stride = (size_bytes - 2 * EDGE_BYTES) // SAMPLE_COUNT
-    for index in range(SAMPLE_COUNT):
-        yield EDGE_BYTES + index * stride // 4096 * 4096, SAMPLE_BYTES
-
-
-def first_nonzero(fd: int, size_bytes: int) -> tuple[int | None, int]:
-    """Return the offset of the first sampled block that is not zero (or None), and how many bytes were read.
+def read_blocks(fd: int, size_bytes: int, *, complete: bool, count_all: bool) -> Content:
+    """Read the places that prove a disk blank (places.py); stop at the first that is not zero unless `count_all`.
 
     Raises OSError on a read error and on a short read: neither is a zero.
     """
-    read_bytes = 0
-    for offset, length in sample_ranges(size_bytes):
+    first, count, read_bytes = None, 0, 0
+    for offset, length in ranges(size_bytes, complete=complete):
         block = os.pread(fd, length, offset)
         if len(block) != length:
             raise OSError(errno.EIO, f"short read at byte {offset}: {len(block)} of {length}")
         read_bytes += length
         # Compared with memcmp: no copy of the block, and no interpreter loop over its bytes.
-        if block != (_ZERO if length == EDGE_BYTES else _ZERO[:length]):
-            return offset, read_bytes
+        if block != (_ZERO if length == SLICE_BYTES else _ZERO[:length]):
+            first = offset if first is None else first
+            count += 1
+            if not count_all:
+                break
     # What was read would push useful pages out of memory on a small node.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    return None, read_bytes
+    return Content(nonzero_at=first, nonzero_count=count, sampled_bytes=read_bytes)
 
 
 def read_signatures(node: str) -> Content:
@@ -143,12 +129,33 @@ def read_signatures(node: str) -> Content:
     rows = [line for line in wipefs.stdout.splitlines() if line and not line.startswith("#")]
     names |= {row.rsplit(",", 1)[-1] for row in rows}
     return Content(
-        signatures=tuple(sorted(names)), fstype=found.get("TYPE"), label=found.get("LABEL"), fs_uuid=found.get("UUID")
+        signatures=tuple(sorted(names)),
+        fstype=found.get("TYPE"),
+        label=found.get("LABEL"),
+        fs_uuid=found.get("UUID"),
+        raid=read_raid(node) if found.get("TYPE") == RAID_MEMBER else None,
     )
 
 
-def probe(hold: Hold, size_bytes: int, serial: str | None, mounted_at: str | None) -> Content:
+def read_raid(node: str) -> Raid | None:
+    """Return what the md superblock says, or None when it cannot be had: then it is nobody's that we know."""
+    try:
+        done = run(["mdadm", "--examine", "--export", node])
+    except NodeError:  # no mdadm here: then we never made an array here either
+        return None
+    said = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    uuid, devices = said.get("MD_UUID", "").replace(":", ""), said.get("MD_DEVICES", "")
+    if done.returncode != 0 or len(uuid) != 32 or not devices.isdigit():
+        return None
+    # mdadm puts the home host in front: "any:judge-nvme".
+    return Raid(uuid, said.get("MD_NAME", "").rsplit(":", 1)[-1], said.get("MD_LEVEL", ""), int(devices))
+
+
+def probe(
+    hold: Hold, disk: Disk, mounted_at: str | None, *, complete: bool = False, count_all: bool = False
+) -> Content:
     """Return all that reading the held disk shows. `mounted_at` is where its root is mounted in this namespace."""
+    serial = disk.serial
     try:
         content = read_signatures(hold.node)
         if content.error is not None:
@@ -162,8 +169,7 @@ def probe(hold: Hold, size_bytes: int, serial: str | None, mounted_at: str | Non
                 return _with_marker(content, *_marker_of_unmounted(hold.node, content.fstype), serial)
         if content.signatures or not hold.exclusive:
             return content
-        nonzero_at, sampled = first_nonzero(hold.fd, size_bytes)
-        return Content(nonzero_at=nonzero_at, sampled_bytes=sampled)
+        return read_blocks(hold.fd, disk.size_bytes, complete=complete, count_all=count_all)
     except OSError as error:
         return Content(error=f"it cannot be read: {error.strerror or error}")
 
@@ -222,14 +228,7 @@ def _with_marker(content: Content, marker: bytes | None, names: list[str], seria
         state = MARKER_EMPTY if not names else MARKER_UNREADABLE if names == ["?"] else MARKER_MISSING
     else:
         state, mount_path = judge_marker(marker, content.fs_uuid, serial)
-    return Content(
-        signatures=content.signatures,
-        fstype=content.fstype,
-        label=content.label,
-        fs_uuid=content.fs_uuid,
-        marker=state,
-        marker_mount_path=mount_path,
-    )
+    return replace(content, marker=state, marker_mount_path=mount_path)
 
 
 def judge_marker(marker: bytes, fs_uuid: str | None, serial: str | None) -> tuple[str, str | None]:

@@ -121,7 +121,7 @@ class System:
         return str(path) if devno_of(str(path)) == devno else None
 
     def disk(self, name: str, mounts: tuple[Mount, ...], root_names: set[str], node: str | None = None) -> Disk | None:
-        """Return the facts of one whole disk that need no open of it, or None when it vanished."""
+        """Return the facts of one whole disk or array that need no open of it, or None when it vanished."""
         base = self.sys_root / "block" / name
         devno, sectors = read_text(base / "dev"), read_text(base / "size")
         if devno is None or sectors is None or not sectors.isdigit():
@@ -132,6 +132,7 @@ class System:
         devnos = {devno, *filter(None, partitions.values())}
         holders = self._children(name, "holders") + [h for part in partitions for h in self._children(part, "holders")]
         swap = self.swap_devnos()
+        degraded = read_text(base / "md/degraded") or "0"
         return Disk(
             name=name,
             devno=devno,
@@ -139,14 +140,26 @@ class System:
             size_bytes=int(sectors) * _SECTOR_BYTES,
             model=read_text(base / "device/model"),
             serial=read_text(base / "device/serial"),
+            controller=(base / "device").resolve().name if (base / "device").exists() else None,
             read_only=read_text(base / "ro") != "0",
             partitions=tuple(partitions),
             holders=tuple(holders),
+            membership=tuple(self.describe_holder(holder) for holder in holders),
             members=tuple(self._children(name, "slaves")),
             mounts=tuple(m for m in mounts if m.devno in devnos),
             swap=tuple(swap[d] for d in sorted(devnos) if d in swap),
             root=name in root_names,
+            level=read_text(base / "md/level"),
+            active=read_text(base / "md/array_state") not in ("inactive", "clear", "broken"),
+            degraded=int(degraded) if degraded.isdigit() else 0,
         )
+
+    def describe_holder(self, name: str) -> str:
+        """Return what a device that holds another one is: md with its level, or device mapper with its subsystem."""
+        base = self.sys_root / "block" / name
+        kind = read_text(base / "md/level") or (read_text(base / "dm/uuid") or "").split("-", 1)[0]
+        known = {"CRYPT": "LUKS", "mpath": "multipath"}
+        return f"{name} ({known.get(kind, kind)})" if kind else name
 
 
 def devno_of(path: str) -> str | None:

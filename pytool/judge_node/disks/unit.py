@@ -1,9 +1,48 @@
-"""The systemd mount unit, and the rules by which systemd names it after its path."""
+"""The two systemd units: the mount, and the check at every boot; and the rule by which systemd names a mount unit."""
 
 from __future__ import annotations
 
+import shlex
+
+from .facts import ADOPTED_FOLDER, INSTANCE_STORE_MODEL, Volume, Wanted
+
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.")
 MOUNT_OPTIONS = "noatime,nodev,nosuid"
+BOOT_UNIT = "judge-node-disks.service"
+INSTALL_PATH = "/usr/local/lib/judge-bootstrap/judge-node.pyz"
+_WORK_SECONDS = 600  # mkfs and a sampled proof take seconds
+_READ_ALL_SECONDS = 7200  # 7.6 TB at 1 GiB/s
+
+_MOUNT = """\
+# Written by judge-node; it is rewritten by `judge-node disks ensure`, which also starts it: at boot, and only after it
+# has found the disk to be ours.
+[Unit]
+Description=Local disk for model weights
+{extra}
+[Mount]
+What={what}
+Where={where}
+Type={fstype}
+Options={options}
+"""
+_BOOT = """\
+# Written by judge-node; it is rewritten by `judge-node disks ensure`.
+# A stopped instance comes back with blank disks, and nobody runs Ansible then. What stands below RequiredBy does not
+# start when this fails, so that the node is not ready instead of filling its root disk.
+[Unit]
+Description=Prepare the local disk for model weights
+After=systemd-udevd.service local-fs.target
+Before=kubelet.service containerd.service{before}
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={command}
+TimeoutStartSec={timeout}
+
+[Install]
+WantedBy=multi-user.target
+{required}"""
 
 
 def unit_name(path: str) -> str:
@@ -26,24 +65,55 @@ def unit_name(path: str) -> str:
     return "".join(escaped) + ".mount"
 
 
-def unit_text(path: str, fs_uuid: str, fstype: str) -> str:
+def mount_text(path: str, fs_uuid: str, fstype: str) -> str:
     """Return the mount unit. By UUID: NVMe names change with each boot, and a disk that came back blank must not match.
 
-    It is wanted, not required, by multi-user.target: after stop and start the filesystem is gone, and the node must
-    still come up far enough to be repaired.
+    Nothing wants it: at boot the boot unit starts it, so that no boot waits for a filesystem that is gone.
     """
-    return f"""\
-# Written by judge-node; it is rewritten by `judge-node disks ensure`.
-[Unit]
-Description=Local disk for model weights
-Before=kubelet.service containerd.service
+    return _MOUNT.format(
+        what=f"/dev/disk/by-uuid/{fs_uuid}", where=path, fstype=fstype, options=MOUNT_OPTIONS, extra=""
+    )
 
-[Mount]
-What=/dev/disk/by-uuid/{fs_uuid}
-Where={path}
-Type={fstype}
-Options={MOUNT_OPTIONS}
 
-[Install]
-WantedBy=multi-user.target
-"""
+def bind_text(path: str, volume: Volume) -> str:
+    """Return the mount unit that shows our folder of an adopted filesystem at `path`."""
+    return _MOUNT.format(
+        what=f"{volume.path}/{ADOPTED_FOLDER}",
+        where=path,
+        fstype="none",
+        options=f"bind,{MOUNT_OPTIONS}",
+        extra=f"RequiresMountsFor={volume.path}\n",
+    )
+
+
+def boot_arguments(wanted: Wanted, owner: str) -> list[str]:
+    """Return the arguments with which the boot unit makes the same thing true; `owner` is decided by then."""
+    arguments = ["disks", "ensure", "--mount-path", wanted.mount_path, "--owner", owner]
+    if wanted.device:
+        arguments += ["--device", wanted.device]
+    if wanted.models != (INSTANCE_STORE_MODEL,):
+        arguments += ["--accept-model", *wanted.models]
+    if wanted.group:
+        arguments += ["--group", wanted.group]
+    if wanted.read_all:
+        arguments += ["--proof", "full"]
+    if owner == "nodeadm":
+        arguments += ["--nodeadm-path", wanted.nodeadm_path]
+    for gate in wanted.gates:
+        arguments += ["--gate", gate]
+    return [*arguments, "--strategy", wanted.strategy, "--fstype", wanted.fstype, "--wait", f"{wanted.wait_seconds:g}"]
+
+
+def boot_text(wanted: Wanted, owner: str) -> str:
+    """Return the boot unit: `disks ensure` before kubelet and containerd, bounded in time, required by the gates."""
+    work = _READ_ALL_SECONDS if wanted.read_all else _WORK_SECONDS
+    others = [gate for gate in wanted.gates if gate not in ("kubelet.service", "containerd.service")]
+    return _BOOT.format(
+        before="".join(f" {gate}" for gate in others),
+        # systemd expands % and $ in ExecStart.
+        command=" ".join([INSTALL_PATH, *map(shlex.quote, boot_arguments(wanted, owner))])
+        .replace("%", "%%")
+        .replace("$", "$$"),
+        timeout=f"{wanted.wait_seconds + work:.0f}",
+        required=f"RequiredBy={' '.join(wanted.gates)}\n" if wanted.gates else "",
+    )
