@@ -8,6 +8,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Debian packages that the lab runs as they are: the nodes' own sshd, container runtime, filesystem and firewall tools.
 LAB_PACKAGES := containerd runc containernetworking-plugins openssh-server openssh-client xfsprogs e2fsprogs nftables iproute2 kmod libnuma1 python3-venv
+# What `lab up --vm` needs: the emulator, and what its image is made with.
+VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs fdisk lz4 openssh-client iproute2 python3-venv
 # Kubernetes binaries without a download, where an archive of them lies beside the checkout.
 ifneq ($(wildcard $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz),)
 export JUDGE_BOOTSTRAP_KUBE_ARCHIVE ?= $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz
@@ -15,7 +17,7 @@ endif
 export SCALE ?= small
 
 PYTEST := $(BIN)/python -m pytest
-MOLECULE_SCENARIOS := nvme model_cache vllm_k8s site
+MOLECULE_SCENARIOS := nvme nvme_vm model_cache vllm_k8s site
 # Every figure that exists so far (FIGURES: bench-cli P9, faults-config R8, faults-input R12, faults-run R9, faults-secrets R6).
 FIGURES := bench-cli faults-config faults-input faults-run faults-secrets
 
@@ -39,9 +41,12 @@ $(BIN)/.installed: pyproject.toml constraints.txt hatch_build.py
 .PHONY: setup
 setup: $(BIN)/.installed .collections/.installed ## Make .venv with all tools, and fetch the two Ansible collections
 
-.PHONY: lab-packages
-lab-packages:
-	@missing=$$(for package in $(LAB_PACKAGES); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done | xargs); \
+.PHONY: lab-packages vm-packages
+lab-packages: PACKAGES := $(LAB_PACKAGES)
+vm-packages: PACKAGES := $(VM_PACKAGES)
+vm-packages: ## Install the Debian packages that virtual machines need (lab up --vm)
+lab-packages vm-packages:
+	@missing=$$(for package in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done | xargs); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "The lab needs root and these Debian packages: $$missing. Next: sudo apt-get install -y $$missing, then run make as root" >&2; exit 2; fi; \
 	echo "Installing Debian packages for the lab: $$missing"; \
@@ -78,13 +83,14 @@ test-unit: setup ## The everyday suite: under two minutes, no server, no root ne
 	$(PYTEST) -q tests/unit
 test-contract: setup ## Packaging, import boundaries, docs, every playbook's syntax
 	$(PYTEST) -q tests/contract
-test-integration: setup lab-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
+test-integration: setup lab-packages vm-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
 	$(PYTEST) -q tests/integration
 test-faults: setup lab-packages ## Broken configuration, cut connections, planted secrets
 	$(PYTEST) -q tests/faults
 test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role, and one for the whole site
 
 .PHONY: $(MOLECULE_SCENARIOS:%=molecule-%)
+molecule-nvme_vm: vm-packages
 $(MOLECULE_SCENARIOS:%=molecule-%): molecule-%: setup lab-packages
 	case $* in vllm_k8s|site) $(BIN)/judge-bootstrap lab up ;; esac
 	MOLECULE_COMMAND_BORDERS=false $(BIN)/molecule test -s $*

@@ -6,7 +6,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from judge_lab import LabError, binaries, images, kube, network, pki, podless, process, runtime, services, ssh
+from judge_lab import (
+    LabError,
+    binaries,
+    images,
+    kube,
+    network,
+    pki,
+    podless,
+    process,
+    runtime,
+    services,
+    ssh,
+    vm_image,
+    vm_node,
+)
 from judge_lab import node as nodes
 from judge_lab.layout import API_PORT, HOST_ADDRESS
 from judge_lab.state import NodeState, State
@@ -17,13 +31,17 @@ Report = Callable[[str], None]
 class Builder:
     """Brings one lab up; what runs already is left alone.
 
-    `binaries` are the paths that binaries.find() gave; None brings up a lab without Kubernetes.
+    `binaries` are the paths that binaries.find() gave; None brings up a lab without Kubernetes, as one of virtual
+    machines always is.
     """
 
     def __init__(self, state: State, found: dict[str, Path] | None, report: Report) -> None:
         self.state, self.binaries, self.report = state, found, report
-        self.layout = state.layout
-        self.images = images.ensure(report)
+        self.layout, self.vm = state.layout, state.kind == "vm"
+        if self.vm:
+            vm_image.ensure(report)
+        else:
+            self.images = images.ensure(report)
         self.layout.root.mkdir(parents=True, exist_ok=True)
 
     def build(self) -> None:
@@ -33,7 +51,7 @@ class Builder:
         services.fill_hub(layout)
         if self.binaries:
             pki.ensure(layout.kube)
-        else:
+        elif not self.vm:
             images.unpack_root(self.images[0], layout.image)
         ssh.ensure_operator_key(layout)
         for name in services.PORTS:
@@ -50,7 +68,7 @@ class Builder:
         ssh.write_known_hosts(layout, state.nodes.values())
         if self.binaries:
             self._complete_cluster(wanted)
-        else:
+        elif not self.vm:
             self._start(podless.PART, [*services.python(), "-m", "judge_lab.podless"])
         for name, port in services.PORTS.items():
             self._wait(name, lambda port=port: kube.listens(HOST_ADDRESS, port))  # type: ignore[misc]
@@ -72,10 +90,15 @@ class Builder:
         """Start a node that does not run, and its GPU stand-in if that does not (podless.py is its own)."""
         if not node.running():
             self.report(f"Starting {node.name} ({node.instance_id}, {node.address})")
-            nodes.halt(self.layout, node)  # what a crash left of it
-            nodes.prepare(self.layout, node, with_kubernetes=bool(self.binaries))
-            kubelet = self.binaries["kubelet"].parent if self.binaries else None
-            nodes.boot(self.layout, node, binaries=kubelet, vllm=runtime.folder())
+            if self.vm:
+                vm_node.halt(self.layout, node)  # what a crash left of it
+                vm_node.prepare(self.layout, node)
+                vm_node.boot(self.layout, node, self.report, vm_disks=self.state.vm_disks)
+            else:
+                nodes.halt(self.layout, node)
+                nodes.prepare(self.layout, node, with_kubernetes=bool(self.binaries))
+                kubelet = self.binaries["kubelet"].parent if self.binaries else None
+                nodes.boot(self.layout, node, binaries=kubelet, vllm=runtime.folder())
             self.state.save()
         if not self.binaries:
             return
@@ -88,6 +111,9 @@ class Builder:
     def wait_ready(self, node: NodeState) -> None:
         """Wait until the node is reached by ssh, and Ready in Kubernetes where that is."""
         if not node.plugged:
+            return
+        if self.vm:
+            vm_node.wait_ready(self.layout, node)
             return
         log = f"tail {self.layout.node(node.name)}/fs/var/log/*.log"
         kube.wait_until(f"{node.name} accepts ssh", lambda: kube.listens(node.address, 22), seconds=30, hint=log)

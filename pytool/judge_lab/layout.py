@@ -39,6 +39,11 @@ def node_address(index: int) -> str:
     return f"10.77.0.{10 + index}"
 
 
+def node_mac(index: int) -> str:
+    """Return the network card's address of a node that is a virtual machine (locally administered)."""
+    return f"02:6a:6c:00:00:{index:02x}"
+
+
 def pod_subnet(index: int) -> str:
     """Return the /24 from which the node's CNI gives pods their addresses."""
     return f"10.78.{index}.0/24"

@@ -1,4 +1,4 @@
-"""The lab's network: one bridge on the host, one namespace and one cable for each node."""
+"""The lab's network: one bridge on the host, and one cable for each node, into its namespace or its virtual machine."""
 
 from __future__ import annotations
 
@@ -88,6 +88,16 @@ def connect(node: NodeState) -> None:
         ).encode(),
     )
     run("ip", "route", "replace", pod_subnet(node.index), "via", node.address)
+
+
+def connect_vm(node: NodeState) -> None:
+    """Make the node's cable as a tap device, which its QEMU opens. The guest sets its own address."""
+    disconnect(node.name)
+    link = cable(node.name)
+    run("ip", "tuntap", "add", "dev", link, "mode", "tap")
+    run("ip", "link", "set", link, "master", BRIDGE)
+    if node.plugged:
+        plug(node.name)
 
 
 def disconnect(name: str) -> None:

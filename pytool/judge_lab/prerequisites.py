@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from judge_lab import LabError, runtime
+from judge_lab import LabError, runtime, vm, vm_image
 from judge_lab.layout import cache_dir, lab_dir
 
 _TOOLS = {
@@ -27,6 +27,7 @@ _TOOLS = {
     "setsid": "util-linux",
     "losetup": "mount",
 }
+_VM_TOOLS = {"ip": "iproute2", "setsid": "util-linux", "losetup": "mount", "chattr": "e2fsprogs"}
 _FILES = {
     "/usr/lib/cni/bridge": "containernetworking-plugins",
     "/usr/lib/cni/host-local": "containernetworking-plugins",
@@ -40,21 +41,39 @@ _GIB = 1024**3
 
 def check() -> None:
     """Raise one LabError that names everything missing: rights, packages, kernel parts and space."""
+    _refuse("the lab", [*_system(), *_kernel()], missing_packages(), _space())
+
+
+def check_vm() -> None:
+    """Raise one LabError that names everything missing for a lab of virtual machines."""
     problems = _system()
-    packages = sorted(missing_packages())
+    try:
+        vm_image.debian_suite()
+    except LabError as error:
+        problems.append(error.message)
+    if not Path("/dev/net/tun").exists():
+        problems.append("no /dev/net/tun (their network)")
+    missing = _missing(_VM_TOOLS) | vm.missing_packages()
+    space = _short_of({cache_dir(): 2 * _GIB, lab_dir(): 2 * _GIB})
+    _refuse("the lab's virtual machines", problems, missing, space)
+
+
+def _refuse(what: str, problems: list[str], missing: set[str], space: list[str]) -> None:
+    """Raise LabError if there are problems, missing packages or a lack of space."""
+    packages = sorted(missing)
     if packages:
-        problems.append(f"not installed: {', '.join(packages)}")
-    problems += _space()
+        problems = [*problems, f"not installed: {', '.join(packages)}"]
+    problems = [*problems, *space]
     if problems:
         hints = [f"apt-get install -y --no-install-recommends {' '.join(packages)}"] if packages else []
         if os.geteuid() != 0:
             hints.append("run it as root (sudo -E)")
-        raise LabError("the lab cannot run here: " + "; ".join(problems), hint="; then ".join(hints) or None)
+        raise LabError(f"{what} cannot run here: " + "; ".join(problems), hint="; then ".join(hints) or None)
 
 
 def missing_packages() -> set[str]:
-    """Return the Debian packages that bring what is missing."""
-    missing = {package for tool, package in _TOOLS.items() if shutil.which(tool, path=_PATH) is None}
+    """Return the Debian packages that bring what is missing for a lab of namespaces."""
+    missing = _missing(_TOOLS)
     missing |= {package for file, package in _FILES.items() if not Path(file).exists()}
     if "python3" not in missing and not runtime.is_complete():
         probe = subprocess.run(["/usr/bin/python3", "-c", "import ensurepip, venv"], capture_output=True, check=False)
@@ -63,12 +82,24 @@ def missing_packages() -> set[str]:
     return missing
 
 
+def _missing(tools: dict[str, str]) -> set[str]:
+    return {package for tool, package in tools.items() if shutil.which(tool, path=_PATH) is None}
+
+
 def _system() -> list[str]:
     problems = []
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         problems.append(f"this is {platform.system()} on {platform.machine()}, wanted Linux on x86_64")
     if os.geteuid() != 0:
-        return [*problems, "not root (it makes namespaces, mounts and loop devices)"]
+        problems.append("not root (it makes namespaces, mounts and devices)")
+    return problems
+
+
+def _kernel() -> list[str]:
+    """Return what the kernel lacks of what namespace nodes need; only root can load the missing parts."""
+    if os.geteuid() != 0:
+        return []
+    problems = []
     known = Path("/proc/filesystems").read_text().split()
     for name in _FILESYSTEMS:
         if name not in known and subprocess.run(["modprobe", name], capture_output=True, check=False).returncode != 0:
@@ -79,7 +110,11 @@ def _system() -> list[str]:
 
 
 def _space() -> list[str]:
-    wanted = {cache_dir(): 1 * _GIB if runtime.is_complete() else 6 * _GIB, lab_dir(): 2 * _GIB}
+    return _short_of({cache_dir(): 1 * _GIB if runtime.is_complete() else 6 * _GIB, lab_dir(): 2 * _GIB})
+
+
+def _short_of(wanted: dict[Path, int]) -> list[str]:
+    """Return a sentence for each folder whose filesystem has fewer free bytes than wanted."""
     problems = []
     for folder, needed in wanted.items():
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())

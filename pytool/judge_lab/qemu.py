@@ -44,6 +44,10 @@ class Control:
             if "error" in message:
                 raise LabError(f"QEMU refused {command}: {message['error'].get('desc')}")
 
+    def human(self, line: str) -> str:
+        """Run a command of QEMU's console for people, and return what it printed."""
+        return str(self("human-monitor-command", **{"command-line": line}))
+
     def read(self) -> dict[str, Any]:
         """Return the next message: an answer, or an event."""
         while b"\n" not in self._rest:

@@ -9,45 +9,92 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from judge_lab import LabError, binaries, clearing, kube, network, podless, prerequisites, runtime, services, verbs
+from judge_lab import (
+    LabError,
+    binaries,
+    clearing,
+    disks,
+    kube,
+    network,
+    podless,
+    prerequisites,
+    runtime,
+    services,
+    verbs,
+    vm_node,
+)
 from judge_lab.build import Builder, Report, found_for, gpu_part
 from judge_lab.layout import MAX_NODES, REGION, Layout, current, node_address, node_name
-from judge_lab.state import LOCK_FILE, NodeState, State, load, lock
+from judge_lab.state import LOCK_FILE, Kind, NodeState, State, load, lock
+
+DEFAULT_NODES: dict[Kind, int] = {"namespace": 2, "vm": 1}
+KIND_WORDS: dict[Kind, str] = {"namespace": "nodes of namespaces", "vm": "virtual machines"}
+MAX_VM_DISKS = 8
 
 
 def _silent(line: str) -> None:
     """Report nothing."""
 
 
-def up(nodes: int = 2, report: Report = _silent) -> None:
+def up(
+    nodes: int | None = None, report: Report = _silent, *, vm: bool | None = None, vm_disks: int | None = None
+) -> None:
     """Bring the lab up with at least `nodes` nodes, or complete what runs already; returns when everything is ready.
 
+    `vm` makes its nodes virtual machines without Kubernetes, each with `vm_disks` instance stores; None is what runs
+    already, or namespaces. The default number of nodes is 2 of namespaces, or 1 virtual machine with 2 disks.
     A part that died is started again. A node that a verb stopped, killed or cut off is left so. What is left of a lab
     that died (a crash, a restart of the machine) is cleared away first.
     Raises LabError: every missing prerequisite at once, or the part that does not come up with the end of its log.
     """
-    if not 1 <= nodes <= MAX_NODES:
+    if nodes is not None and not 1 <= nodes <= MAX_NODES:
         raise LabError(f"{nodes} nodes asked for, wanted 1 to {MAX_NODES}")
-    prerequisites.check()
+    if vm_disks is not None and not 1 <= vm_disks <= MAX_VM_DISKS:
+        raise LabError(f"{vm_disks} instance-store disks asked for, wanted 1 to {MAX_VM_DISKS}")
     layout = current()
+    # Before the lock, which only root can take: who may not run a lab is told all that is missing.
+    (prerequisites.check_vm if _kind(load(layout), vm) == "vm" else prerequisites.check)()
     with lock():
         state = load(layout)
         _refuse_other_lab(layout)
+        kind = _kind(state, vm)
         if state is None or not state.of_this_boot() or not _anything_runs(state):
             if clearing.found():
                 report("Clearing away what is left of an earlier lab")
                 clearing.clear(layout)
-            state = State(layout)
-            state.kubernetes = _can_have_kubernetes(report)
-        elif not state.kubernetes and (binaries.at_hand() or _in_ci()) and _can_have_kubernetes(report):
+            state = State(layout, kind=kind)
+            state.kubernetes = kind == "namespace" and _can_have_kubernetes(report)
+        elif (
+            kind == "namespace"
+            and not state.kubernetes
+            and (binaries.at_hand() or _in_ci())
+            and _can_have_kubernetes(report)
+        ):
             report("Kubernetes can be had now: beginning anew, with blank disks")
             clearing.clear(layout)
             state = State(layout)
         found = found_for(state, report)
-        runtime.ensure(report)
-        for index in range(1, nodes + 1):
-            state.nodes.setdefault(node_name(index), NodeState(index))
+        if kind == "vm":
+            state.vm_disks = vm_disks or state.vm_disks
+        else:
+            runtime.ensure(report)
+        for index in range(1, (nodes or DEFAULT_NODES[kind]) + 1):
+            state.nodes.setdefault(node_name(index), NodeState(index, kind))
         Builder(state, found, report).build()
+
+
+def _kind(state: State | None, vm: bool | None) -> Kind:
+    """Return how the nodes are to be made. Raises LabError if a lab runs whose nodes are made in the other way."""
+    asked: Kind | None = None if vm is None else "vm" if vm else "namespace"
+    if state is None or not state.of_this_boot() or not _anything_runs(state):
+        return asked or "namespace"
+    if asked not in (None, state.kind):
+        raise LabError(
+            f"the lab that runs has {KIND_WORDS[state.kind]}, wanted {KIND_WORDS[asked or 'namespace']}: all its nodes "
+            "are of one kind",
+            hint="judge-bootstrap lab down",
+        )
+    return state.kind
 
 
 def _can_have_kubernetes(report: Report) -> bool:
@@ -124,7 +171,7 @@ def status() -> dict[str, Any]:
             "address": node.address,
             "kind": node.kind,
             "ready": ready.get(node.name, False) if state.kubernetes else verbs.condition(node) == "running",
-            "disk": node.loop,
+            "disk": vm_node.disks(layout, node) if node.kind == "vm" else node.loop,
         }
         for node in state.nodes.values()
     }
@@ -132,13 +179,14 @@ def status() -> dict[str, Any]:
         plugins = (gpu_part(node) for node in state.nodes.values() if node.wanted == "running")
         expected = {*services.PORTS, *kube.PARTS, *plugins}
     else:
-        expected = {*services.PORTS, podless.PART}
+        expected = {*services.PORTS} if state.kind == "vm" else {*services.PORTS, podless.PART}
     runs = all(parts.get(name) == "running" for name in expected) and all(
         node.running() for node in state.nodes.values() if node.wanted == "running"
     )
     return {
         "running": runs,
         "kubernetes": state.kubernetes,
+        "kind": state.kind,
         "directory": str(layout.root),
         "parts": parts,
         "nodes": nodes,
@@ -149,13 +197,15 @@ def status() -> dict[str, Any]:
 def environment() -> dict[str, str]:
     """Return the environment variables by which AWS, hub and cluster clients find the lab.
 
-    The last two are empty but in a lab without Kubernetes: where manifests are to be written, and the address (without
-    a port) at which the first of their pods answers.
+    JUDGE_LAB_RENDER_DIR and JUDGE_LAB_ENDPOINT_URL are empty but in a lab without Kubernetes: where manifests are to be
+    written, and the address (without a port) at which the first of their pods answers. JUDGE_LAB_NVME_DEVICE is empty
+    on virtual machines, whose disks are found by their model.
     """
     layout = current()
     state = load(layout)
     manifests = endpoint = ""
-    if state is not None and not state.kubernetes:
+    vm = state is not None and state.kind == "vm"
+    if state is not None and not state.kubernetes and not vm:
         usable = podless.usable_nodes(state.nodes.values())
         manifests = str(layout.manifests)
         endpoint = f"http://{usable[0].address if usable else node_address(1)}"
@@ -173,12 +223,13 @@ def environment() -> dict[str, str]:
         # Given even if empty: a shell may have them from another day.
         "JUDGE_LAB_RENDER_DIR": manifests,
         "JUDGE_LAB_ENDPOINT_URL": endpoint,
+        "JUDGE_LAB_NVME_DEVICE": "" if vm else f"/dev/disk/by-id/{disks.STABLE_NAME}",
     }
 
 
 def node(verb: str, name: str, report: Report = _silent) -> None:
-    """Change one node: `stop` (EC2 stop: comes back with a blank disk), `start` (also after kill and cut), `add` (a new
-    node joins), `kill` (power cut; the disk keeps its data), `cut` (its network is unplugged).
+    """Change one node: `stop` (EC2 stop: comes back with a blank disk), `start` (also after kill and cut), `reboot`,
+    `add` (a new node joins), `kill` (power cut; its disk keeps its data), `cut` (its network is unplugged).
 
     Raises LabError for an unknown verb or name, or when the node is not in a state for the verb.
     """
@@ -205,6 +256,17 @@ def stand_ins() -> list[str]:
     both = [
         "AWS is a moto server with an instance for each node, AppConfig's data service a small server of its protocol",
         "the Hugging Face Hub is a small server of the documented endpoints with a tiny judge model",
+    ]
+    if state is not None and state.kind == "vm":
+        return [
+            *both,
+            "a node is a virtual machine on an emulated CPU (systemd, sshd and the kernel are a plain Debian's)",
+            "an instance-store disk or a volume is an NVMe device of QEMU that bears EC2's model and serial (its PCI "
+            "ids are QEMU's)",
+            "there is no Kubernetes and no GPU, as kubelet is too slow on an emulated CPU: `run nvme` and `run "
+            "model_cache` work, a whole run ends at vllm_k8s",
+        ]
+    both += [
         "an instance-store disk is a loop device, and the only disk that its node can open",
     ]
     if state is not None and not state.kubernetes:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from judge_lab import LabError
 from judge_lab.layout import Layout, node_address, node_name
@@ -19,15 +19,20 @@ from judge_lab.process import Process, boot_id
 LOCK_FILE = Path("/run/judge-lab.lock")
 
 
+# How a node is made: namespaces on this kernel (node.py), or a virtual machine (vm_node.py). A lab's nodes are alike.
+Kind = Literal["namespace", "vm"]
+
+
 @dataclass
 class NodeState:
     """A node as it was last left. `wanted` is running | stopped | killed: what the operator's verbs asked for.
 
-    `booted` is the Unix time of its last start. `kind` is how the node is made; `namespace` is the only kind so far.
+    `booted` is the Unix time of its last start. `kind` is how the node is made, `process` its first one on the host
+    (QEMU of a virtual machine), and `loop` its disk's device unless it is a virtual machine.
     """
 
     index: int
-    kind: str = "namespace"
+    kind: Kind = "namespace"
     wanted: str = "running"
     plugged: bool = True
     instance_id: str = ""
@@ -55,14 +60,18 @@ class State:
     boot: str = field(default_factory=boot_id)
     processes: dict[str, Process] = field(default_factory=dict)
     nodes: dict[str, NodeState] = field(default_factory=dict)
-    # False where its binaries could not be had: then podless.py runs the pods.
+    # False where its binaries could not be had: then podless.py runs the pods. A lab of virtual machines never has it.
     kubernetes: bool = True
+    kind: Kind = "namespace"
+    vm_disks: int = 2  # how many instance-store disks a virtual machine is made with
 
     def save(self) -> None:
         """Write the state in one step, so that a crash leaves the old one or the new one."""
         content = {
             "boot": self.boot,
             "kubernetes": self.kubernetes,
+            "kind": self.kind,
+            "vm_disks": self.vm_disks,
             "processes": {name: asdict(process) for name, process in self.processes.items()},
             "nodes": {name: asdict(node) for name, node in self.nodes.items()},
         }
@@ -85,6 +94,8 @@ def load(layout: Layout) -> State | None:
             {name: Process(**process) for name, process in content["processes"].items()},
             {name: _node(node) for name, node in content["nodes"].items()},
             content.get("kubernetes", True),
+            content.get("kind", "namespace"),
+            content.get("vm_disks", 2),
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -1,14 +1,16 @@
-"""What a drill does to one node: `stop`, `start`, `add`, `kill`, `cut`."""
+"""What a drill does to one node: `stop`, `start`, `reboot`, `add`, `kill`, `cut`."""
 
 from __future__ import annotations
 
-from judge_lab import LabError, disks, network, process, services
+import time
+
+from judge_lab import LabError, disks, network, process, services, vm_node
 from judge_lab import node as nodes
 from judge_lab.build import Builder, Report, found_for, gpu_part
 from judge_lab.layout import MAX_NODES, node_name
 from judge_lab.state import NodeState, State
 
-NAMES = ("stop", "start", "add", "kill", "cut")
+NAMES = ("stop", "start", "reboot", "add", "kill", "cut")
 
 
 def apply(state: State, verb: str, name: str, report: Report) -> None:
@@ -19,7 +21,7 @@ def apply(state: State, verb: str, name: str, report: Report) -> None:
     known = state.nodes.get(name)
     if known is None:
         raise LabError(f"no node {name!r}, the lab has {', '.join(state.nodes)}", hint="judge-bootstrap lab status")
-    {"stop": _stop, "start": _start, "kill": _kill, "cut": _cut}[verb](state, known, report)
+    {"stop": _stop, "start": _start, "reboot": _reboot, "kill": _kill, "cut": _cut}[verb](state, known, report)
 
 
 def condition(node: NodeState) -> str:
@@ -41,7 +43,7 @@ def _add(state: State, name: str, report: Report) -> None:
             f"a node cannot be called {name!r}, wanted node-1 to node-{MAX_NODES}",
             hint=f"judge-bootstrap lab node add {free}",
         )
-    state.nodes[name] = NodeState(index)
+    state.nodes[name] = NodeState(index, state.kind)
     Builder(state, found_for(state, report), report).build()
 
 
@@ -49,8 +51,13 @@ def _stop(state: State, node: NodeState, report: Report) -> None:
     _need_running(node)
     report(f"Stopping {node.name}: its instance store is lost, as on EC2")
     services.set_instance_state(node, "stop")
+    if node.kind == "vm" and node.plugged:
+        vm_node.shut_down(state.layout, node)
     _take_down(state, node, "stopped")
-    disks.replace_by_blank(state.layout.disk(node.name))
+    if node.kind == "vm":
+        vm_node.replace_disks(state.layout, node)
+    else:
+        disks.replace_by_blank(state.layout.disk(node.name))
 
 
 def _kill(state: State, node: NodeState, report: Report) -> None:
@@ -65,7 +72,10 @@ def _take_down(state: State, node: NodeState, wanted: str) -> None:
     plugin = state.processes.pop(gpu_part(node), None)
     if plugin is not None:
         process.end([plugin])
-    nodes.halt(state.layout, node)
+    if node.kind == "vm":
+        vm_node.halt(state.layout, node)
+    else:
+        nodes.halt(state.layout, node)
     node.plugged = True
     state.save()
 
@@ -92,6 +102,23 @@ def _start(state: State, node: NodeState, report: Report) -> None:
     if state.kubernetes:
         nodes.import_images(state.layout, node, builder.images)
     builder.wait_ready(node)
+
+
+def _reboot(state: State, node: NodeState, report: Report) -> None:
+    _need_running(node)
+    if not node.plugged:
+        raise LabError(
+            f"{node.name} is cut off, wanted it reachable", hint=f"judge-bootstrap lab node start {node.name}"
+        )
+    report(f"Rebooting {node.name}")
+    if node.kind == "vm":
+        node.booted = time.time()
+        vm_node.reboot(state.layout, node)
+        state.save()
+    else:
+        # Namespaces have nothing that shuts down: their reboot is their end, and a start with the same disk.
+        _take_down(state, node, "running")
+        _start(state, node, report)
 
 
 def _need_running(node: NodeState) -> None:

@@ -43,6 +43,7 @@ BOOT_SECONDS = 240  # ten times what an idle machine takes
 
 _DIGEST_BLOCK_BYTES = 64 * 1024
 _HEX = "0123456789ABCDEF"
+_SLOTS = 2  # free ones, for disks that come while the machine runs
 Sector = Literal[512, 4096]
 
 
@@ -112,6 +113,7 @@ class Machine:
         self.process: Process | None = None
         self.disks: list[Disk] = []
         self.port = 22
+        self._plugged = 0  # since the machine was started by this object
         self._load()
         self.root = Disk(f"vol{_digits(self.name)}", self.folder / "root.qcow2", model=EBS, overlay=True)
 
@@ -153,6 +155,32 @@ class Machine:
         self._refuse_running("replace the root disk")
         self.root.image.unlink(missing_ok=True)
 
+    def plug(self, disk: Disk) -> None:
+        """Give the running machine one more disk, as one that is slow to appear; returns when the guest has it.
+
+        There is room for two. Raises LabError when there is none left or when the guest does not see the disk.
+        """
+        number = len(self.disks)
+        _refuse_ambiguous([*self.disks, disk])
+        assert self.process is not None
+        with qemu.control(self.folder) as control:
+            control("stop")  # the guest must not ask for the model before it is right
+            try:
+                control.human(f"drive_add 0 {_drive(disk, number)}")
+                if said := control.human(f"device_add {_device(disk, number)},bus=slot{self._plugged}").strip():
+                    raise LabError(f"QEMU did not take the disk {disk.serial}: {said}")
+                qemu.name_disks(self.process, {disk.serial: disk.model})
+            finally:
+                control("cont")
+        self._plugged += 1
+        self.disks = [*self.disks, disk]
+        self._save()
+        deadline = time.monotonic() + 60
+        while disk.serial not in self.kernel_names():
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.name} did not see {disk.serial} 60 s after it was plugged in")
+            time.sleep(0.3)
+
     # --- power ---------------------------------------------------------------------------------------------------
 
     def start(self, disks: Sequence[Disk] | None = None, *, wait_seconds: float | None = BOOT_SECONDS) -> None:
@@ -178,7 +206,7 @@ class Machine:
         (self.folder / "known_hosts").write_text(f"{self.name} {_public(self.host_key)}\n")
         (self.folder / "qemu.log").unlink(missing_ok=True)
         (self.folder / qemu.SOCKET).unlink(missing_ok=True)
-        self.disks = wanted
+        self.disks, self._plugged = wanted, 0
         self.process = process.spawn(
             self._command(image), log=self.folder / "qemu.log", mark=self.mark, cwd=self.folder
         )
@@ -209,6 +237,12 @@ class Machine:
             while self.running() and time.monotonic() < deadline:
                 time.sleep(0.1)
         self.kill()
+
+    def stop(self, seconds: float = 120) -> None:
+        """Do what an EC2 stop does: shut down, and come back with other, blank instance stores; volumes keep theirs."""
+        self.poweroff(seconds)
+        self.disks = [self.replace_by_blank(disk) if disk.model == INSTANCE_STORE else disk for disk in self.disks]
+        self._save()
 
     def reboot(self, seconds: float = BOOT_SECONDS) -> None:
         """Reboot the guest and wait until its next boot answers by ssh."""
@@ -361,8 +395,7 @@ class Machine:
                     qemu.name_disks(self.process, {disk.serial: disk.model for disk in self.disks})
                     control("cont")
                     if self.tap is None:
-                        said = control("human-monitor-command", **{"command-line": "info usernet"})
-                        self.port = _forwarded_port(said)
+                        self.port = _forwarded_port(control.human("info usernet"))
                         self._save()
                 return
             except OSError:
@@ -390,14 +423,9 @@ class Machine:
         if self.initrd:
             words += ["-initrd", str(image.initrd)]
         for number, disk in enumerate(self.disks):
-            file = str(disk.image).replace(",", ",,")
-            kind = "qcow2" if disk.overlay else "raw"
-            words += [
-                # The host's page cache outlives QEMU's end: what the guest flushed is safe without waiting for a disk.
-                "-drive", f"file={file},if=none,id=d{number},format={kind},cache=unsafe,discard=unmap",
-                "-device", f"nvme,drive=d{number},serial={disk.serial},logical_block_size={disk.sector_bytes},"
-                f"physical_block_size={disk.sector_bytes}",
-            ]  # fmt: skip
+            words += ["-drive", _drive(disk, number), "-device", _device(disk, number)]
+        for number in range(_SLOTS):
+            words += ["-device", f"pcie-root-port,id=slot{number},chassis={number + 1}"]
         if self.tap:
             words += ["-netdev", f"tap,id=n0,ifname={self.tap.link},script=no,downscript=no"]
             return [*words, "-device", f"virtio-net-pci,netdev=n0,romfile=,mac={self.tap.mac}"]
@@ -512,6 +540,20 @@ TOOLS = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }
+
+
+def _drive(disk: Disk, number: int) -> str:
+    file = str(disk.image).replace(",", ",,")
+    # The host's page cache outlives QEMU's end: what the guest flushed is safe without waiting for a disk.
+    return f"file={file},if=none,id=d{number},format={'qcow2' if disk.overlay else 'raw'},cache=unsafe,discard=unmap"
+
+
+def _device(disk: Disk, number: int) -> str:
+    sector = disk.sector_bytes
+    return (
+        f"nvme,id=n{number},drive=d{number},serial={disk.serial},logical_block_size={sector},"
+        f"physical_block_size={sector}"
+    )
 
 
 def _accelerator() -> list[str]:

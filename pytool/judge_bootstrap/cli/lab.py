@@ -11,7 +11,7 @@ import click
 from judge_bootstrap.cli.context import AppContext, global_options, pass_app
 from judge_bootstrap.core.errors import UsageProblem
 
-NODE_VERBS = ("stop", "start", "add", "kill", "cut")
+NODE_VERBS = ("stop", "start", "reboot", "add", "kill", "cut")
 
 
 def load_site() -> Any:
@@ -40,7 +40,7 @@ def _missing(problem: ModuleNotFoundError) -> UsageProblem:
                         hint="pip install 'judge-bootstrap[lab]'")
 
 
-def bring_up(app: AppContext, nodes: int | None = None) -> None:
+def bring_up(app: AppContext, **options: int | bool | None) -> None:
     """Bring the lab up where it is not, name its stand-ins, and take its variables (AWS_ENDPOINT_URL, ...)."""
     site = app.get_services().lab()
 
@@ -48,7 +48,7 @@ def bring_up(app: AppContext, nodes: int | None = None) -> None:
         if not app.quiet:
             click.echo(text, err=True)
 
-    call(site.up, **({} if nodes is None else {"nodes": nodes}), report=report)
+    call(site.up, **{name: value for name, value in options.items() if value is not None}, report=report)
     if not app.quiet:
         click.echo("Stand-ins in this environment:", err=True)
         for sentence in call(site.stand_ins):
@@ -76,23 +76,36 @@ def lab() -> None:
       judge-bootstrap lab status             what runs, and where
       eval "$(judge-bootstrap lab env)"      kubectl and aws in this shell talk to it
       judge-bootstrap lab node stop node-1   a drill: stop and start, and its disks come back blank
+      judge-bootstrap lab up --vm            virtual machines with systemd and NVMe devices, no Kubernetes
       judge-bootstrap lab down               remove it all
     """
 
 
 @lab.command()
-@click.option("--nodes", type=click.IntRange(1, 20), default=None, help="How many nodes (default 2).")
+@click.option("--nodes", type=click.IntRange(1, 20), default=None, help="How many nodes (default 2; with --vm 1).")
+@click.option("--vm", is_flag=True, default=None, help="Nodes are virtual machines; there is no Kubernetes then.")
+@click.option("--vm-disks", type=click.IntRange(1, 8), default=None,
+              help="How many instance-store disks a new virtual machine has (default 2).")
 @global_options
 @pass_app
-def up(app: AppContext, nodes: int | None) -> None:
-    """Bring the local environment up; what already runs is left alone."""
+def up(app: AppContext, nodes: int | None, vm: bool | None, vm_disks: int | None) -> None:
+    """Bring the local environment up; what already runs is left alone.
+
+    With --vm a node is a QEMU virtual machine that boots by systemd, with NVMe devices that bear the EC2 model names:
+    for the disk, its boot unit, reboot and power cut. Its CPU is emulated, too slow for kubelet, so there is no
+    Kubernetes: `run nvme` and `run model_cache` work, the steps after them do not. All nodes are of one kind.
+    """
+    if vm_disks is not None and not vm:
+        raise UsageProblem(f"found --vm-disks {vm_disks} without --vm, whose machines it is for", hint="add --vm")
     site = _named(app, "up")
-    bring_up(app, nodes)
+    bring_up(app, nodes=nodes, vm=vm, vm_disks=vm_disks)
     status = call(site.status)
     if app.json:
         _answer(app, status=status, stand_ins=call(site.stand_ins))
         return
-    app.say("The local environment is up. Next: judge-bootstrap --env local")
+    # A whole run needs Kubernetes, which a lab of virtual machines never has.
+    step = " run nvme" if status.get("kind") == "vm" else ""
+    app.say(f"The local environment is up. Next: judge-bootstrap --env local{step}")
 
 
 @lab.command()
@@ -145,7 +158,7 @@ def env(app: AppContext) -> None:
 def node(app: AppContext, verb: str, name: str) -> None:
     """Do to a node what a cloud does to it.
 
-    VERB is stop, start (its disks come back blank), add, kill, or cut (off the network).
+    VERB is stop, start (its disks come back blank), reboot, add, kill, or cut (off the network).
     """
     site = _named(app, "node")
     call(site.node, verb, name)
