@@ -30,8 +30,9 @@ __all__ = ["ABSENT", "ADOPTED", "BLANK", "DEGRADED", "FOREIGN", "OURS", "Plan", 
 
 # Steps, in the order in which they are applied.
 ERASE, ASSEMBLE, ADD, CREATE, FORMAT = "erase", "assemble", "add", "create", "format"
-SEAL, MOUNT, MARK, RESTRICT = "seal", "mount", "mark", "restrict"
-INSTALL, PERSIST, START = "install", "persist", "start"
+SEAL, INSTALL, PERSIST, MOUNT = "seal", "install", "persist", "mount"
+MARK, RESTRICT, START = "mark", "restrict", "start"
+_ORDER = (ERASE, ASSEMBLE, ADD, CREATE, FORMAT, SEAL, INSTALL, PERSIST, MOUNT, MARK, RESTRICT, START)
 # After these the disks are another thing: they are read anew, and the rest is planned from what is seen then.
 LOOK_AGAIN = frozenset((ERASE, ASSEMBLE, ADD, CREATE))
 
@@ -375,6 +376,7 @@ def _finish(
         if len(members) > 1 and state != ADOPTED:
             done = f"ours, in one {wanted.strategy} array with {wanted.fstype}, label {LABEL}"
         after = "".join(f"{disk.summary()}: {done}\n" for disk in members) + f"{wanted.mount_path}: mounted\n"
+    steps = tuple(sorted(steps, key=lambda step: _ORDER.index(step.name)))
     build: Callable[..., Plan] = Plan
     return build(state=state, owner=owner, members=members, steps=steps, before=before, after=after, **more)
 

@@ -30,9 +30,9 @@ def create(members: tuple[Disk, ...], strategy: str, found: Found) -> None:
         if hold is None or not hold.exclusive:
             raise NodeError(f"{disk.summary()} is not held any more", reason="DISK_BUSY")
     nodes = [disk.node or "" for disk in members]
-    options = ["--assume-clean"] if level == "raid10" else []
+    options = ["--assume-clean", "--bitmap=none"] if level == "raid10" else []
     argv = ["mdadm", "--create", DEVICE, f"--level={level}", f"--raid-devices={len(members)}", "--metadata=1.2",
-            f"--name={ARRAY_NAME}", "--homehost=any", f"--uuid={_colons(uuid)}", "--bitmap=none", *options]  # fmt: skip
+            f"--name={ARRAY_NAME}", "--homehost=any", f"--uuid={_colons(uuid)}", *options]  # fmt: skip
     found.release(*members)
     for disk, node in zip(members, nodes):
         now = read_signatures(node)
