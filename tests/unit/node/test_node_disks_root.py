@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_node.disks.unit import unit_name
+from judge_node.disks.facts import Wanted
+from judge_node.disks.record import RECORD, RESULT
+from judge_node.disks.unit import BOOT_UNIT, boot_arguments, unit_name
 
 pytestmark = pytest.mark.root
 PYTOOL = Path(__file__).parents[3] / "pytool"
@@ -108,7 +110,21 @@ class Disk:
 
 
 @pytest.fixture
-def make_disk(tmp_path: Path) -> Iterator[Callable[[], Disk]]:
+def no_record() -> Iterator[None]:
+    """Start without the note and the result of a run, and leave those of this machine as they were."""
+    kept = {path: path.read_bytes() if path.exists() else None for path in (RECORD, RESULT)}
+    for path in kept:
+        path.unlink(missing_ok=True)
+    yield
+    for path, data in kept.items():
+        if data is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(data)
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path, no_record: None) -> Iterator[Callable[[], Disk]]:
     if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
         pytest.skip("needs root and loop devices: run as root on a machine with /dev/loop-control")
     disks: list[Disk] = []
@@ -157,7 +173,7 @@ def test_check_says_what_a_run_would_do_and_writes_nothing(disk: Disk) -> None:
 
 def test_result_says_that_without_systemd_there_is_no_unit(disk: Disk) -> None:
     if Path("/run/systemd/system").exists():
-        pytest.skip("systemd runs here; its unit is covered by test_node_unit.py")
+        pytest.skip("systemd runs here; its unit is covered in virtual machines")
     assert "no mount unit: mounted until the next boot only" in disk.ensure()[1]["message"]
 
 
@@ -381,7 +397,8 @@ def test_ext4_is_not_made_over_a_filesystem_that_appeared_in_the_last_moment(dis
         "    return real(*args)\n"
         "apply.mkfs_command = late\n"
         "lock = open('/dev/null')\n"
-        "try: apply._format(hold, sys.argv[2], lock.fileno())\n"
+        "disk = facts.Disk('d', '7:0', sys.argv[1], 1)\n"
+        "try: apply._format(hold, disk, sys.argv[2], '7c8b1d8e-0000-4000-8000-000000000001', lock.fileno())\n"
         "except NodeError as error: print(error.reason)\n"
     )
     for fstype in ("ext4", "xfs"):
@@ -456,22 +473,37 @@ def test_private_dev_of_a_lab_node_is_enough(disk: Disk, make_disk: Callable[[],
     assert not disk.mounted(), "the mount was made in the caller's mount namespace"
 
 
-# What stands in for systemd: `enable --now` mounts what the unit says, and makes the link of its [Install].
+# What stands in for systemd: `restart` of the mount unit mounts what the unit says, `reenable` makes the links of its
+# [Install], `show` says whether the boot unit was started.
 _SYSTEMCTL = """#!/bin/sh -e
 echo "$*" >> "$LOG"
-[ "$1" = enable ] || exit 0
-[ -z "$BROKEN" ] || { echo "Unit is masked" >&2; exit 1; }
-unit=$UNITS/$3
-where=$(sed -n 's/^Where=//p' "$unit"); uuid=$(sed -n 's,^What=/dev/disk/by-uuid/,,p' "$unit")
-mkdir -p "$UNITS/multi-user.target.wants"; ln -sfn "$unit" "$UNITS/multi-user.target.wants/$3"
-[ "$(blkid -p -s UUID -o value "$DEVICE")" = "$uuid" ]
-mountpoint -q "$where" || mount -o "$(sed -n 's/^Options=//p' "$unit")" "$DEVICE" "$where"
+state=$UNITS/state
+case "$1 $2" in
+"show --property=ActiveState") if [ -e "$state" ]; then cat "$state"; else echo inactive; fi ;;
+"reenable judge-node-disks.service")
+  rm -rf "$UNITS"/*.wants "$UNITS"/*.requires
+  sed -n 's/^WantedBy=\\(.*\\)/\\1.wants/p; s/^RequiredBy=\\(.*\\)/\\1.requires/p' "$UNITS/$2" |
+  while read -r folder; do
+    mkdir -p "$UNITS/$folder"; ln -s "$UNITS/$2" "$UNITS/$folder/$2"
+  done ;;
+"restart "*.mount)
+  [ -z "$BROKEN" ] || { echo "Unit is masked" >&2; exit 1; }
+  unit=$UNITS/$2
+  where=$(sed -n 's/^Where=//p' "$unit"); uuid=$(sed -n 's,^What=/dev/disk/by-uuid/,,p' "$unit")
+  [ "$(blkid -p -s UUID -o value "$DEVICE")" = "$uuid" ]
+  mountpoint -q "$where" || mount -o "$(sed -n 's/^Options=//p' "$unit")" "$DEVICE" "$where" ;;
+"start judge-node-disks.service") echo active > "$state" ;;
+"start --no-block") ;;
+daemon-reload*) ;;
+*) echo "not expected: $*" >&2; exit 1 ;;
+esac
 """
 _WITH_SYSTEMD = """
 import os, pathlib, sys
 from judge_node.disks import apply, discover
 apply.UNIT_FOLDER = discover.UNIT_FOLDER = pathlib.Path(os.environ["UNITS"])
 discover.SYSTEMD_RUNS = discover.UNIT_FOLDER
+apply.INSTALL_PATH = discover.INSTALL_PATH = os.environ["PROGRAM"]
 from judge_node import shell
 environment = shell.environment
 shell.environment = lambda: {**os.environ, **environment()}
@@ -480,39 +512,99 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_where_systemd_runs_an_enabled_unit_mounts_the_disk(disk: Disk) -> None:
-    folder = disk.image.parent
-    units, log, tools = folder / "units", folder / "log", folder / "tools"
-    units.mkdir()
-    tools.mkdir()
-    (tools / "systemctl").write_text(_SYSTEMCTL)
-    (tools / "udevadm").write_text("#!/bin/sh\n")
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
-    env = {"PYTHONPATH": str(PYTOOL), "PATH": f"{tools}:{os.environ['PATH']}", "UNITS": str(units), "LOG": str(log),
-           "DEVICE": disk.loop}  # fmt: skip
+class Systemd:
+    """Runs `disks ensure` where systemctl is the one above."""
 
-    def ensure(**more: str) -> tuple[int, dict[str, Any], list[str]]:
-        log.write_text("")
-        argv = [sys.executable, "-c", _WITH_SYSTEMD, "disks", "ensure", *map(str, disk.selection), "--json"]
-        done = subprocess.run(argv, capture_output=True, text=True, env={**env, **more})
-        return done.returncode, json.loads(done.stdout), log.read_text().splitlines()
+    def __init__(self, disk: Disk) -> None:
+        folder = disk.image.parent
+        self.disk = disk
+        self.units, self.log, self.tools = folder / "units", folder / "log", folder / "tools"
+        self.program = folder / "lib/judge-node.pyz"
+        self.mount_unit = unit_name(str(disk.mount_path))
+        self.units.mkdir()
+        self.tools.mkdir()
+        (self.tools / "systemctl").write_text(_SYSTEMCTL)
+        (self.tools / "udevadm").write_text("#!/bin/sh\n")
+        for tool in self.tools.iterdir():
+            tool.chmod(0o755)
 
-    code, result, calls = ensure(BROKEN="1")
-    assert (code, result["reason"]) == (1, "FS_CREATE_FAILED") and "Unit is masked" in result["message"]
-    unit = unit_name(str(disk.mount_path))
-    code, result, calls = ensure()
-    assert (code, result["changed"], calls) == (0, True, ["daemon-reload", f"enable --now {unit}"]), result
-    assert disk.mounted() and f"What=/dev/disk/by-uuid/{result['facts']['fs_uuid']}" in (units / unit).read_text()
+    def ensure(self, *more: str, **environment: str) -> tuple[int, dict[str, Any], list[str]]:
+        """Return the exit code, the result, and what systemctl was told to change."""
+        self.log.write_text("")
+        env = {"PYTHONPATH": str(PYTOOL), "PATH": f"{self.tools}:{os.environ['PATH']}", "UNITS": str(self.units),
+               "LOG": str(self.log), "DEVICE": self.disk.loop, "PROGRAM": str(self.program)}  # fmt: skip
+        argv = [sys.executable, "-c", _WITH_SYSTEMD, "disks", "ensure", *map(str, self.disk.selection), *more, "--json"]
+        done = subprocess.run(argv, capture_output=True, text=True, env={**env, **environment})
+        calls = [line for line in self.log.read_text().splitlines() if not line.startswith("show ")]
+        return done.returncode, json.loads(done.stdout), calls
+
+
+@pytest.fixture
+def systemd(disk: Disk) -> Systemd:
+    return Systemd(disk)
+
+
+WRITTEN = ["daemon-reload", f"reenable {BOOT_UNIT}"]
+STARTED = [f"start {BOOT_UNIT}"]
+
+
+def test_where_systemd_runs_a_unit_mounts_the_disk_and_a_second_run_changes_nothing(systemd: Systemd) -> None:
+    code, result, calls = systemd.ensure()
+    mounted = [*WRITTEN, f"restart {systemd.mount_unit}", *STARTED]
+    assert (code, result["changed"], calls) == (0, True, mounted), result
+    assert systemd.disk.mounted()
+    assert f"What=/dev/disk/by-uuid/{result['facts']['fs_uuid']}\n" in (systemd.units / systemd.mount_unit).read_text()
     assert "no mount unit" not in result["message"]
-    code, result, calls = ensure()
+    code, result, calls = systemd.ensure()
     assert (code, result["changed"], calls) == (0, False, [])
-    (units / "multi-user.target.wants" / unit).unlink()
-    code, result, calls = ensure()
-    assert (code, result["changed"], calls) == (0, True, ["daemon-reload", f"enable --now {unit}"])
-    sh("umount", disk.mount_path)
-    code, result, calls = ensure()
-    assert (code, result["changed"], calls) == (0, True, [f"enable --now {unit}"]) and disk.mounted()
+
+
+def test_boot_unit_runs_the_installed_program_with_the_same_selection(systemd: Systemd, disk: Disk) -> None:
+    assert systemd.ensure("--gate", "kubelet.service")[0] == 0
+    text = (systemd.units / BOOT_UNIT).read_text()
+    wanted = Wanted(str(disk.mount_path), device=str(disk.link), gates=("kubelet.service",))
+    arguments = " ".join(boot_arguments(wanted, "judge"))
+    assert text.split("ExecStart=")[1].splitlines()[0].endswith(f"judge-node.pyz {arguments}")
+    said = json.loads(sh(sys.executable, systemd.program, *boot_arguments(wanted, "judge"), "--check", "--json"))
+    assert (said["ok"], said["state"]) == (True, "ours")
+    assert (systemd.units / "kubelet.service.requires" / BOOT_UNIT).is_symlink()
+
+
+def test_mount_unit_that_fails_is_a_failure_and_the_next_run_goes_on(systemd: Systemd) -> None:
+    code, result, calls = systemd.ensure(BROKEN="1")
+    assert (code, result["reason"]) == (1, "FS_CREATE_FAILED") and "Unit is masked" in result["message"]
+    assert STARTED[0] not in calls
+    made = sh("blkid", "-p", "-s", "UUID", "-o", "value", systemd.disk.loop)
+    code, result, calls = systemd.ensure()
+    assert (code, result["state"], result["facts"]["fs_uuid"]) == (0, "ours", made)
+
+
+def test_boot_unit_that_is_not_enabled_any_more_is_enabled_again(systemd: Systemd) -> None:
+    systemd.ensure()
+    (systemd.units / "multi-user.target.wants" / BOOT_UNIT).unlink()
+    code, result, calls = systemd.ensure()
+    assert (code, result["changed"], calls) == (0, True, WRITTEN)
+
+
+def test_another_gate_is_written_into_the_boot_unit(systemd: Systemd) -> None:
+    systemd.ensure()
+    assert systemd.ensure("--gate", "a.service")[2] == WRITTEN
+    assert [path.name for path in systemd.units.glob("*.requires")] == ["a.service.requires"]
+
+
+def test_disk_of_ours_that_is_not_mounted_is_mounted_by_its_unit(systemd: Systemd) -> None:
+    systemd.ensure()
+    sh("umount", systemd.disk.mount_path)
+    code, result, calls = systemd.ensure()
+    assert (code, result["changed"], calls) == (0, True, [f"restart {systemd.mount_unit}"])
+    assert systemd.disk.mounted()
+
+
+def test_after_a_boot_that_failed_what_the_boot_unit_held_back_is_started(systemd: Systemd) -> None:
+    systemd.ensure("--gate", "kubelet.service")
+    (systemd.units / "state").write_text("failed\n")
+    code, result, calls = systemd.ensure("--gate", "kubelet.service")
+    assert (code, result["changed"], calls) == (0, True, [*STARTED, "start --no-block kubelet.service"])
 
 
 @pytest.mark.parametrize(
@@ -538,5 +630,5 @@ def test_wrong_usage_is_one_line_and_exit_code_2(make_disk: object, arguments: t
 
 def test_device_that_is_not_there_is_none(make_disk: object) -> None:
     code, result = node("disks", "ensure", "--mount-path", "/mnt/x", "--device", "/dev/disk/by-id/gone")
-    assert (code, result["reason"], result["state"]) == (1, "DISK_NONE", "absent")
+    assert (code, result["reason"], result["state"]) == (3, "DISK_NONE", "absent")
     assert "no disk matches device /dev/disk/by-id/gone" in result["message"]

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judge_node.disks import probe
 from judge_node.disks.discover import read_mount_point
-from judge_node.disks.facts import Mount
+from judge_node.disks.facts import Content, Mount
 from judge_node.disks.sysfs import System, parse_mountinfo
-from judge_node.disks.unit import unit_name, unit_text
+from judge_node.disks.unit import unit_name
 from judge_node.result import NodeError
 from judge_node.shell import run
 
@@ -121,32 +121,37 @@ def test_disk_that_vanished_is_none(tmp_path: Path) -> None:
     assert make_sys(tmp_path).disk("nvme9n1", (), set()) is None
 
 
-@given(st.integers(1, 1 << 46))
-def test_samples_cover_both_edges_stay_inside_and_leave_no_big_gap(size: int) -> None:
-    ranges = sorted(probe.sample_ranges(size)) if size < 4 << 40 else list(probe.sample_ranges(size))
-    ranges.sort()
-    assert ranges[0][0] == 0 and max(offset + length for offset, length in ranges) == size
-    assert all(offset >= 0 and length > 0 and offset + length <= size for offset, length in ranges)
-    gaps = [after[0] - (before[0] + before[1]) for before, after in zip(ranges, ranges[1:])]  # noqa: B905
-    allowed = 0 if size <= probe.COMPLETE_BYTES else size // probe.SAMPLE_COUNT + probe.SAMPLE_BYTES
-    assert max(gaps, default=0) <= allowed
-
-
 @pytest.mark.parametrize("place", [0, 1, 4096, 700_000, (3 << 20) - 1])
 def test_one_byte_anywhere_on_a_small_disk_is_found(tmp_path: Path, place: int) -> None:
     image = tmp_path / "image"
     data = bytearray(3 << 20)
     image.write_bytes(data)
     fd = os.open(image, os.O_RDWR)
+
+    def read(size: int) -> Content:
+        return probe.read_blocks(fd, size, complete=False, count_all=False)
+
     try:
-        assert probe.first_nonzero(fd, len(data)) == (None, len(data))
+        assert read(len(data)) == Content(sampled_bytes=len(data))
         os.pwrite(fd, b"\1", place)
-        assert probe.first_nonzero(fd, len(data))[0] == place // (1 << 20) * (1 << 20)
+        assert (read(len(data)).nonzero_at, read(len(data)).nonzero_count) == (place // (1 << 20) * (1 << 20), 1)
         with pytest.raises(OSError, match="short read at byte"):
             os.pwrite(fd, b"\0", place)
-            probe.first_nonzero(fd, len(data) + 1)
+            read(len(data) + 1)
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize(("count_all", "count"), [(False, 1), (True, 3)])
+def test_all_places_with_data_are_counted_only_when_asked_for(tmp_path: Path, count_all: bool, count: int) -> None:
+    image = tmp_path / "image"
+    data = bytearray(5 << 20)
+    for place in (1 << 20, (1 << 20) + 5, 3 << 20, (5 << 20) - 1):
+        data[place] = 1
+    image.write_bytes(data)
+    with image.open("rb") as file:
+        found = probe.read_blocks(file.fileno(), len(data), complete=False, count_all=count_all)
+    assert (found.nonzero_at, found.nonzero_count) == (1 << 20, count)
 
 
 @given(st.integers(0, 255), st.text(max_size=40), st.integers(0, 2), st.text(max_size=40))
@@ -220,19 +225,3 @@ def test_unit_name_follows_the_rules_of_systemd(path: str, name: str) -> None:
             ["systemd-escape", "--path", "--suffix=mount", path], capture_output=True, text=True, check=True
         )
         assert said.stdout == name + "\n"
-
-
-def test_unit_mounts_by_uuid_and_does_not_hold_up_the_boot() -> None:
-    lines = unit_text("/mnt/nvme", "1-2-3", "xfs").splitlines()
-    assert "What=/dev/disk/by-uuid/1-2-3" in lines and "Where=/mnt/nvme" in lines and "Type=xfs" in lines
-    assert "Options=noatime,nodev,nosuid" in lines and "WantedBy=multi-user.target" in lines
-    assert not any("RequiredBy" in line or "/dev/nvme" in line for line in lines)
-
-
-def test_unit_is_accepted_by_systemd(tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.xfail("systemd-analyze is not installed here")
-    unit = tmp_path / unit_name("/mnt/nvme-1")
-    unit.write_text(unit_text("/mnt/nvme-1", "1-2-3", "xfs"))
-    said = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
-    assert unit.name not in said.stderr, said.stderr

@@ -8,53 +8,42 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge_node.disks.facts import INSTANCE_STORE_MODEL, Content, Disk, Host, Mount, MountPoint, Wanted
+from judge_node.disks.facts import STRATEGIES, Content, Disk, Host, Mount, MountPoint, Raid
 from judge_node.disks.plan import (
     BLANK,
+    CREATE,
     DEGRADED,
+    ERASE,
     FOREIGN,
     FORMAT,
+    INSTALL,
     MARK,
     MOUNT,
     OURS,
     PERSIST,
     RESTRICT,
     SEAL,
-    Plan,
+    START,
     judge,
     plan_layout,
 )
-from judge_node.disks.unit import unit_text
+from judge_node.disks.unit import mount_text
 from judge_node.result import NodeError
-
-PATH = "/mnt/nvme"
-WANTED = Wanted(mount_path=PATH)
-ZERO = Content(nonzero_at=None, sampled_bytes=256 << 20)
-BLANK_DISK = Disk(
-    name="nvme1n1", devno="259:1", node="/dev/nvme1n1", size_bytes=250 << 30, model=INSTANCE_STORE_MODEL,
-    serial="AWS1111", held=False, content=ZERO,
-)  # fmt: skip
-OUR_CONTENT = Content(
-    signatures=("xfs",), fstype="xfs", label="judge-nvme", fs_uuid="1-2-3", marker="valid", marker_mount_path=PATH
+from unit.node.disk_facts import (
+    BLANK_DISK,
+    MOUNTED,
+    OUR_CONTENT,
+    OUR_DISK,
+    OUR_MOUNT,
+    PATH,
+    UNITS,
+    UNMOUNTED,
+    WANTED,
+    ZERO,
+    names,
+    plan,
+    refusal,
 )
-OUR_MOUNT = Mount(PATH, "259:1", "/", "xfs", "/dev/nvme1n1")
-OUR_DISK = replace(BLANK_DISK, held=True, content=OUR_CONTENT, mounts=(OUR_MOUNT,))
-UNMOUNTED = MountPoint(PATH, kind="missing")
-MOUNTED = MountPoint(PATH, mount=OUR_MOUNT)
-
-
-def plan(*disks: Disk, point: MountPoint = UNMOUNTED, wanted: Wanted = WANTED, **other: Any) -> Plan:
-    return plan_layout(Host(disks=disks, mount_point=point, **other), wanted)
-
-
-def names(found: Plan) -> list[str]:
-    return [step.name for step in found.steps]
-
-
-def refusal(*disks: Disk, **options: Any) -> NodeError:
-    with pytest.raises(NodeError) as caught:
-        plan(*disks, **options)
-    return caught.value
 
 
 def test_blank_disk_is_formatted_mounted_and_marked() -> None:
@@ -93,15 +82,31 @@ def test_our_label_without_our_marker_is_foreign(marker: str | None) -> None:
 
 def test_wide_open_root_of_our_filesystem_is_restricted() -> None:
     assert names(plan(OUR_DISK, point=replace(MOUNTED, mode=0o777))) == [RESTRICT]
-    assert names(plan(OUR_DISK, point=replace(MOUNTED, owner_is_root=False))) == [RESTRICT]
+    assert names(plan(OUR_DISK, point=replace(MOUNTED, uid=1000))) == [RESTRICT]
+    assert names(plan(OUR_DISK, point=replace(MOUNTED, gid=1000))) == [RESTRICT]
 
 
-def test_where_systemd_runs_a_unit_is_kept_right() -> None:
-    assert names(plan(BLANK_DISK, systemd=True)) == [FORMAT, SEAL, MOUNT, MARK, PERSIST]
-    right = unit_text(PATH, "1-2-3", "xfs")
-    assert names(plan(OUR_DISK, point=MOUNTED, systemd=True, unit_text=right)) == []
-    stale = unit_text(PATH, "0-0-0", "xfs")
-    assert names(plan(OUR_DISK, point=MOUNTED, systemd=True, unit_text=stale)) == [PERSIST]
+def test_where_systemd_runs_the_units_are_kept_right() -> None:
+    fresh = replace(UNITS, mount_text=None, boot_text=None, boot_state="inactive", installed=False)
+    assert names(plan(BLANK_DISK, units=fresh)) == [FORMAT, SEAL, INSTALL, PERSIST, MOUNT, MARK, START]
+    assert names(plan(OUR_DISK, point=MOUNTED, units=UNITS)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "steps"),
+    [
+        ({"mount_text": mount_text(PATH, "0-0-0", "xfs")}, [PERSIST]),
+        ({"mount_text": None}, [PERSIST]),
+        ({"boot_text": "[Unit]"}, [PERSIST]),
+        ({"boot_text": None}, [PERSIST]),
+        ({"installed": False}, [INSTALL]),
+        ({"boot_state": "inactive"}, [START]),
+        ({"boot_state": "failed"}, [START]),
+        ({"boot_state": "activating"}, []),
+    ],
+)
+def test_what_is_wrong_with_the_units_is_mended_and_nothing_else(change: dict[str, Any], steps: list[str]) -> None:
+    assert names(plan(OUR_DISK, point=MOUNTED, units=replace(UNITS, **change))) == steps
 
 
 @pytest.mark.parametrize(
@@ -136,11 +141,15 @@ def test_disk_with_anything_on_it_or_unknown_is_refused_with_the_evidence(
 
 
 def test_no_disk_names_what_was_looked_for_and_what_is_there() -> None:
-    error = refusal(other_disks=("nvme0n1 (20.0 GiB, Amazon Elastic Block Store)",))
-    assert (error.reason, error.state, error.exit_code) == ("DISK_NONE", "absent", 1)
-    assert (
-        "'Amazon EC2 NVMe Instance Storage'; this node has nvme0n1 (20.0 GiB, Amazon Elastic Block Store)"
-        in error.message
+    volume = Disk("nvme0n1", "259:0", "/dev/nvme0n1", 20 << 30, "Amazon Elastic Block Store")
+    error = refusal(others=(volume, replace(volume, name="loop0")))
+    assert (error.reason, error.state, error.exit_code) == ("DISK_NONE", "absent", 3)
+    assert error.message == (
+        "no disk matches model 'Amazon EC2 NVMe Instance Storage'; "
+        "this node has /dev/nvme0n1 (20.0 GiB, Amazon Elastic Block Store)"
+    )
+    assert refusal(wanted=replace(WANTED, device="/dev/x")).message == (
+        "no disk matches device /dev/x; this node has no other disk"
     )
 
 
@@ -165,9 +174,9 @@ def test_our_disk_with_another_filesystem_type_is_kept() -> None:
 
 def test_ours_is_preferred_to_blank_and_the_first_serial_among_blanks() -> None:
     second = replace(BLANK_DISK, name="nvme0n1", devno="259:9", serial="AWS2222")
-    assert plan(second, BLANK_DISK).disk == BLANK_DISK
+    assert plan(second, BLANK_DISK, wanted=replace(WANTED, strategy="Mount")).target == BLANK_DISK
     third = replace(OUR_DISK, serial="AWS9999", mounts=(), held=False)
-    assert plan(second, third).disk == third
+    assert plan(second, third).target == third
 
 
 def test_two_disks_of_ours_are_ambiguous_unless_one_belongs_to_the_path() -> None:
@@ -175,7 +184,7 @@ def test_two_disks_of_ours_are_ambiguous_unless_one_belongs_to_the_path() -> Non
     second = replace(first, name="nvme2n1", devno="259:2", serial="AWS2222")
     assert refusal(first, second).reason == "DISK_AMBIGUOUS"
     elsewhere = replace(second, content=replace(OUR_CONTENT, marker_mount_path="/mnt/other"))
-    assert plan(elsewhere, first).disk == first
+    assert plan(elsewhere, first).target == first
     assert plan(replace(first, mounts=(OUR_MOUNT,), held=True), second, point=MOUNTED).steps == ()
 
 
@@ -185,6 +194,7 @@ _CONTENTS = st.builds(
         st.sampled_from(["xfs", "ext4", "gpt", "swap", "LVM2_member", "linux_raid_member"]), max_size=2
     ).map(tuple),
     fstype=st.sampled_from([None, "xfs", "ext4"]),
+    raid=st.sampled_from([None, None, Raid("f" * 32, "judge-nvme", "raid0", 2), Raid("e" * 32, "0", "raid0", 1)]),
     label=st.sampled_from([None, "judge-nvme", "data"]),
     fs_uuid=st.sampled_from([None, "1-2-3"]),
     nonzero_at=st.sampled_from([None, None, 0, 4096]),
@@ -234,18 +244,22 @@ def proven_blank(disk: Disk) -> bool:
 
 
 @settings(max_examples=500)
-@given(st.lists(_DISKS, max_size=3), _POINTS, st.booleans())
-def test_only_a_proven_blank_disk_is_ever_formatted(disks: list[Disk], point: MountPoint, systemd: bool) -> None:
-    host = Host(disks=tuple(disks), mount_point=point, systemd=systemd)
+@given(st.lists(_DISKS, max_size=3), _POINTS, st.sampled_from(STRATEGIES), st.booleans())
+def test_only_a_proven_blank_disk_is_ever_formatted(
+    disks: list[Disk], point: MountPoint, strategy: str, systemd: bool
+) -> None:
+    host = Host(disks=tuple(disks), mount_point=point, units=replace(UNITS, systemd=systemd))
     try:
-        found = plan_layout(host, WANTED)
+        found = plan_layout(host, replace(WANTED, strategy=strategy))
     except NodeError as error:
         assert error.reason and error.repair
         return
-    if FORMAT in names(found):
-        assert proven_blank(found.disk)
+    if {FORMAT, CREATE} & set(names(found)):
+        assert found.members and all(proven_blank(disk) for disk in found.members)
+        assert found.target is None or found.members == (found.target,)
+    assert ERASE not in names(found), "nothing was noted as being made"
     if point.mount is not None:
-        assert point.mount.devno == found.disk.devno and FORMAT not in names(found)
+        assert found.target is not None and point.mount.devno == found.target.devno and FORMAT not in names(found)
     assert point.entries == 0 and point.kind != "other"
 
 
@@ -259,8 +273,8 @@ def test_every_disk_has_one_state_and_only_blank_and_ours_lack_a_reason(disk: Di
 
 @given(st.builds(Disk, **{
     "name": st.just("nvme1n1"), "devno": st.just("259:1"), "node": st.just("/dev/nvme1n1"), "held": st.just(False),
-    "size_bytes": st.integers(1 << 20, 1 << 45), "serial": st.text(max_size=20),
-    "content": st.just(ZERO),
+    "size_bytes": st.integers(300 << 20, 1 << 45), "content": st.just(ZERO),
+    "serial": st.text(max_size=20).filter(lambda text: not text.startswith("vol")),
 }))  # fmt: skip
 def test_every_true_blank_is_chosen(disk: Disk) -> None:
     assert FORMAT in names(plan(disk))

@@ -1,0 +1,79 @@
+"""Where a disk is read to prove that it is blank: places inside the disk, without a gap that could hold much."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from judge_node.disks import places
+
+MIB = 1 << 20
+SIZES = st.integers(places.COMPLETE_BYTES + 1, 16 << 40)
+
+
+def gaps(found: list[tuple[int, int]]) -> list[int]:
+    """Return the lengths of what lies between the ranges, which may overlap."""
+    between, end = [], 0
+    for offset, length in sorted(found):
+        between.append(offset - end)
+        end = max(end, offset + length)
+    return between
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 1 << 46))
+def test_all_that_is_read_lies_within_the_disk_in_slices_of_at_most_1_mib(size: int) -> None:
+    found = list(places.ranges(size))
+    assert all(offset >= 0 and 0 < length <= MIB and offset + length <= size for offset, length in found)
+
+
+@settings(max_examples=30)
+@given(SIZES)
+def test_both_edges_of_16_mib_are_read_in_full(size: int) -> None:
+    found = list(places.ranges(size))
+    for start in range(0, 16 * MIB, MIB):
+        assert (start, MIB) in found and (size - 16 * MIB + start, MIB) in found
+
+
+@settings(max_examples=30)
+@given(SIZES)
+def test_every_stretch_longer_than_two_parts_is_hit(size: int) -> None:
+    part = size // 4096
+    assert max(gaps(list(places.ranges(size)))) <= 2 * part + 4096
+
+
+@settings(max_examples=30)
+@given(SIZES)
+def test_there_are_4096_samples_of_64_kib_one_in_each_part(size: int) -> None:
+    samples = list(places.ranges(size))[-4096:]
+    part = (size - 32 * MIB) / 4096
+    for index, (offset, length) in enumerate(samples):
+        assert length == 64 << 10 and offset % 4096 == 0
+        assert 16 * MIB + index * part - 8192 <= offset and offset + length <= 16 * MIB + (index + 1) * part + 8192
+
+
+def test_samples_are_elsewhere_each_time() -> None:
+    size = 250 << 30
+    first, second = (set(list(places.ranges(size))[-4096:]) for _ in range(2))
+    assert len(first & second) < 100, "chance puts one in 1,000 at the same place"
+
+
+@pytest.mark.parametrize("size", [1, 4095, MIB, 3 * MIB + 5, 512 * MIB])
+def test_a_small_disk_is_read_from_end_to_end(size: int) -> None:
+    found = list(places.ranges(size))
+    assert sum(length for _, length in found) == size and gaps(found) == [0] * len(found)
+
+
+@pytest.mark.parametrize("size", [512 * MIB + 1, 8 << 30])
+def test_the_complete_proof_leaves_no_gap(size: int) -> None:
+    found = list(places.ranges(size, complete=True))
+    assert sum(length for _, length in found) == size and gaps(found) == [0] * len(found)
+
+
+def test_what_is_read_of_a_big_disk_is_less_than_350_mib() -> None:
+    assert sum(length for _, length in places.ranges(7_500 * 10**9)) < 350 * MIB
+
+
+def test_share_of_data_that_the_samples_bound_is_the_one_that_is_documented() -> None:
+    assert 0.9983**places.SAMPLE_COUNT < 0.001
+    assert "0.17 %" in (places.__doc__ or "") and f"{places.SAMPLE_COUNT:,}" in (places.__doc__ or "")
