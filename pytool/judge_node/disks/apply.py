@@ -29,7 +29,14 @@ from .unit import BOOT_UNIT, INSTALL_PATH, MOUNT_OPTIONS, bind_text, boot_text, 
 def need_tools(plan: Plan, wanted: Wanted) -> None:
     """Raise NodeError TOOL_MISSING when a program that the plan needs is not installed; nothing is touched by then."""
     names = {step.name for step in plan.steps}
-    for step, tool in ((FORMAT, f"mkfs.{wanted.fstype}"), (CREATE, "mdadm"), (ASSEMBLE, "mdadm"), (ADD, "mdadm")):
+    mkfs = f"mkfs.{wanted.fstype}"
+    for step, tool in (
+        (FORMAT, mkfs),
+        (CREATE, "mdadm"),
+        (ASSEMBLE, "mdadm"),
+        (ADD, "mdadm"),
+        (SEAL, "chattr"),
+    ):
         if step in names:
             find(tool)
 
@@ -97,12 +104,14 @@ def _mount_and_keep(plan: Plan, found: Found, wanted: Wanted, names: set[str], l
     if MOUNT in names:
         _mount(found, target or plan.volume, fs_uuid, wanted)
         _check_mounted(target or plan.volume, wanted.mount_path)
+    # Before the marker: a note that outlives it would make a filesystem full of data, whose marker cannot be read, look
+    # half-made. Cut off in between, the filesystem is ours and empty, and the marker is all that is left to do.
+    _note(found, plan, _record(plan))
     if MARK in names:
         _mark(path, plan, fs_uuid, wanted)
     if names & {MARK, RESTRICT}:
         os.chown(path, 0, wanted.gid)
         path.chmod(wanted.mode)
-    _note(found, plan, _record(plan))
 
 
 def _boot_owner(plan: Plan) -> str:

@@ -177,10 +177,13 @@ def _judge_array(uuid: str, members: tuple[Disk, ...], host: Host) -> Set | None
     if holders - {array.name for array in arrays if not array.active}:
         why = f"they are held by {', '.join(sorted(holders))}, which is more than our array"
         return Set(members, Judgement(FOREIGN, "DISK_BUSY", why))
-    enough = raid.devices if raid.level != "raid10" else (raid.devices + 1) // 2
+    # As long as the note names the array, no filesystem was begun on it: then one that lacks a disk is made anew.
+    noted = host.record.array_uuid == uuid and {disk.serial for disk in members} <= set(host.record.serials)
+    redundant = raid.level == "raid10" and not noted
+    enough = (raid.devices + 1) // 2 if redundant else raid.devices
     if len(members) >= enough:
         return Set(members, Judgement(OURS))
-    if host.record.array_uuid == uuid and {disk.serial for disk in members} <= set(host.record.serials):
+    if noted:
         return Set(members, Judgement(OURS), complete=False)
     return Set(
         members,

@@ -24,6 +24,7 @@ _PARTITION_MIB = (16, 17, 32, 33, 64, 65, 100, 101, 128, 129, 200, 201, 256, 257
                   601, 1000, 1001, 1024, 1025, 2048, 2049)  # fmt: skip
 _BTRFS_MIRRORS = (64 * MIB, 256 << 30)
 _XFS_GROUPS = 32  # mkfs.xfs makes 4 groups, or 16 or 32 on an array; every quarter is a multiple of a 32nd
+_XFS_LARGEST_GROUP = (1 << 40) - BLOCK_BYTES  # and groups of this size on a disk of 4 TiB and more
 
 
 def ext_backups(size_bytes: int) -> Iterator[int]:
@@ -47,9 +48,12 @@ def survivors(size_bytes: int) -> Iterator[tuple[int, int]]:
         for mirror in _BTRFS_MIRRORS:
             yield base + mirror, BLOCK_BYTES
     for group in range(1, _XFS_GROUPS):
-        # A group's start is rounded to blocks or stripes, and a filesystem in a partition has it up to 1 MiB off.
-        spread = MIB if group % (_XFS_GROUPS // 4) == 0 else 64 << 10
+        # A group's size is rounded to blocks or, on an array, to stripe units, which add up from group to group; and a
+        # filesystem in a partition has it up to 1 MiB off. Where the second of 4, 16 or 32 groups begins is read wide.
+        spread = MIB if group in (1, 2) or group % (_XFS_GROUPS // 4) == 0 else 64 << 10
         yield size_bytes * group // _XFS_GROUPS // BLOCK_BYTES * BLOCK_BYTES - spread, 2 * spread
+    for start in range(_XFS_LARGEST_GROUP, size_bytes, _XFS_LARGEST_GROUP):
+        yield start, MIB + BLOCK_BYTES  # in a partition that starts at 1 MiB, too
 
 
 def ranges(size_bytes: int, *, complete: bool = False) -> Iterator[tuple[int, int]]:
