@@ -19,6 +19,8 @@ from judge_bootstrap.core.errors import BootstrapError, UsageProblem
 from judge_bootstrap.core.redact import is_secret_name
 
 SITE = "site"
+# Playbooks that are not part of the site and want each host by its name -> why.
+NAMED_HOSTS_ONLY = {"nvme_pod": "it runs a privileged pod on each node"}
 
 
 def playbook_names(root: Path) -> list[str]:
@@ -52,6 +54,9 @@ def run(app: AppContext, /, playbooks: tuple[str, ...], **options: Any) -> int:
       judge-bootstrap --env prod run model_cache -e model=org/name --limit i-0abc
       judge-bootstrap --env prod run verify                   is everything as it should be?
       judge-bootstrap --env prod run vllm_k8s --check --diff  what would it change?
+
+    Not part of the chain: nvme_pod does what nvme does, in a privileged pod, on nodes that ssh does not reach. It wants
+    each of them by name: judge-bootstrap --env prod run nvme_pod --limit i-0abc
 
     A token is never given with -e: it would be on the command line and in Ansible's files. Put it into a file on the
     node and name that with -e model_cache_token_file=/path, or give it to this program as HF_TOKEN.
@@ -102,6 +107,7 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
     env = app.require_env()
     root = content_root()
     paths = resolve_playbooks(root, playbooks)
+    refuse_patterns(env, command, playbooks, options.limit)
     check_tags(root, paths, (options.tags, options.skip_tags))
     refuse_secrets(options.extra_vars)
     services = app.get_services()
@@ -125,6 +131,7 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
         for warning in settings.warnings:
             app.warn(warning)
         hosts = services.hosts(environment, options.limit)
+        refuse_patterns(env, command, playbooks, options.limit, hosts)
         request = PlaybookRun(
             run_id=run_id, content_root=root, playbooks=paths, inventory=environment.inventory_dir, limit=options.limit,
             tags=options.tags, skip_tags=options.skip_tags, check=options.check, diff=options.diff,
@@ -194,6 +201,22 @@ def resolve_playbooks(root: Path, names: Sequence[str]) -> tuple[Path, ...]:
     return tuple(root / "playbooks" / f"{name}.yml" for name in names)
 
 
+def refuse_patterns(env: str, command: str, playbooks: Sequence[str], limit: str | None,
+                    hosts: Sequence[str] | None = None) -> None:
+    """Raise UsageProblem when a playbook wants its hosts named one by one, and --limit is left out or a pattern.
+
+    `hosts`: what the limit matches, once the inventory has been asked.
+    """
+    for name in playbooks:
+        if name not in NAMED_HOSTS_ONLY:
+            continue
+        named = {word.strip() for word in (limit or "").split(",")}
+        if limit is None or (hosts is not None and named != set(hosts)):
+            found = "no --limit" if limit is None else f"--limit {limit}, which is no list of hosts' names"
+            raise UsageProblem(f"{name}: found {found}; wanted the hosts by name: {NAMED_HOSTS_ONLY[name]}",
+                               hint=f"judge-bootstrap --env {env} {command} {name} --limit {(hosts or ['NODE'])[0]}")
+
+
 def refuse_secrets(extra_vars: Sequence[str]) -> None:
     """Raise UsageProblem for an -e whose name says that its value is a secret: it would reach Ansible's files."""
     for text in extra_vars:
@@ -236,8 +259,10 @@ def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *
     if result.interrupted or not result.ok:
         return []
     if result.check:
-        return [f"judge-bootstrap --env {env}" + ("" if tuple(playbooks) == (SITE,) else f" run {' '.join(playbooks)}")
-                + "        do it"] if result.changes else []
+        words = "" if tuple(playbooks) == (SITE,) else f" run {' '.join(playbooks)}"
+        if NAMED_HOSTS_ONLY.keys() & set(playbooks):
+            words += f" --limit {','.join(result.hosts)}"
+        return [f"judge-bootstrap --env {env}{words}        do it"] if result.changes else []
     if not {SITE, "vllm_k8s", "verify"} & set(playbooks):
         return [f"judge-bootstrap --env {env}        the rest of the chain"]
     namespace, service = settings["kubernetes.namespace"], settings["kubernetes.service_name"]

@@ -223,12 +223,16 @@ class Collector:
         """Return a repair command as it is typed here: what the node program says is meant for the node itself."""
         for on_node, playbook in REPAIRED_BY.items():
             if repair and repair.startswith(on_node):
-                return f"judge-bootstrap --env {self.env} run {playbook} --limit {name}"
+                return f"judge-bootstrap --env {self.env} run {self._by_way_of(playbook)} --limit {name}"
         return repair.replace("judge-bootstrap run", f"judge-bootstrap --env {self.env} run") if repair else None
+
+    def _by_way_of(self, playbook: str) -> str:
+        """Return the playbook that repairs a link in the way this run took: a node of nvme_pod has no ssh."""
+        return "nvme_pod" if playbook == "nvme" and "nvme_pod" in self.playbooks else playbook
 
     def _repair(self, name: str, role: str | None) -> str:
         if role in ("nvme", "model_cache", "vllm_k8s"):
-            playbooks = [role]
+            playbooks = [self._by_way_of(role)]
         else:
             playbooks = [playbook for playbook in self.playbooks if playbook != "site"]
         # A plan that failed is planned again: its hint must not be the command that changes things.
