@@ -15,7 +15,7 @@ from typing import Any
 
 from judge_bootstrap.adapters import private
 from judge_lab.hub import Fault, HubServer
-from ssh_hosts import Hosts, environment_of, pids, ssh_hosts, wait_until
+from ssh_hosts import Hosts, command_name, environment_of, pids, ssh_hosts, wait_until
 
 SOURCE = Path(__file__).resolve().parents[1]
 REPOSITORY = "drill/tiny"
@@ -137,8 +137,8 @@ def slow_download(seconds: float = SLOW_SECONDS) -> Fault:
 
 
 def is_node_program(pid: int) -> bool:
-    """Tell whether a process is judge-node itself."""
-    return "judge-node.pyz cache" in command_line(pid)
+    """Tell whether a process is judge-node itself, which the judge_node module runs in its own process."""
+    return command_name(pid) == "judge-node"
 
 
 def command_line(pid: int) -> str:

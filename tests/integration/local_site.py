@@ -74,8 +74,9 @@ def run_processes() -> list[int]:
             continue
         try:
             environ, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
+            name = (entry / "comm").read_bytes().strip()
         except OSError:
             continue
-        if b"JUDGE_BOOTSTRAP_RUN_ID=" in environ or b"judge-node.pyz" in command or b"AnsiballZ" in command:
+        if b"JUDGE_BOOTSTRAP_RUN_ID=" in environ or name == b"judge-node" or b"AnsiballZ" in command:
             found.append(int(entry.name))
     return found

@@ -1,10 +1,17 @@
-"""Hand the node program to the `judge_node` module, so that one remote call per role and host does everything."""
+"""The controller's half of the `judge_node` module: check the options, send the program along, read the answer.
+
+One remote call per role and host does everything, and what can be done once a run is not done once a host.
+"""
 
 from __future__ import annotations
 
 import base64
+import functools
 import importlib
+import json
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +19,47 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 CONTENT_ROOT = Path(__file__).resolve().parents[3]
+INSTALL_PATH = "/usr/local/lib/judge-bootstrap/judge-node.pyz"
+LINK_PATH = "/usr/local/bin/judge-node"
+
+CHANGING = ("disks ensure", "cache sync")
+# Option of the module -> option of the program, for each command.
+_DISK_OPTIONS = {
+    "mount_path": "--mount-path", "device": "--device", "fstype": "--fstype", "strategy": "--strategy",
+    "accept_models": "--accept-model", "owner": "--owner", "nodeadm_path": "--nodeadm-path", "group": "--group",
+    "proof": "--proof", "gate_units": "--gate", "wait_seconds": "--wait",
+}
+OPTIONS = {
+    "disks ensure": _DISK_OPTIONS,
+    "disks status": _DISK_OPTIONS,
+    "cache sync": {"store": "--store", "endpoint": "--endpoint", "token_file": "--token-file"},
+    "cache verify": {"store": "--store", "deep": "--deep"},
+    "status": {},
+}
+_REQUIRED = {"disks ensure": ["mount_path"], "disks status": ["mount_path"],
+             "cache sync": ["store", "manifest"], "cache verify": ["store", "manifest"]}
+# Paths are `str`: the type `path` would replace ~ and $HOME by the controller's.
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    "command": {"type": "str", "required": True, "choices": list(OPTIONS)},
+    "good_states": {"type": "list", "elements": "str"},
+    "mount_path": {"type": "str"},
+    "device": {"type": "str"},
+    "fstype": {"type": "str", "choices": ["xfs", "ext4"]},
+    "strategy": {"type": "str", "choices": ["RAID0", "RAID10", "Mount"]},
+    "accept_models": {"type": "list", "elements": "str"},
+    "owner": {"type": "str", "choices": ["auto", "nodeadm", "judge"]},
+    "nodeadm_path": {"type": "str"},
+    "group": {"type": "str"},
+    "proof": {"type": "str", "choices": ["samples", "full"]},
+    "gate_units": {"type": "list", "elements": "str"},
+    "wait_seconds": {"type": "int"},
+    "store": {"type": "str"},
+    "manifest": {"type": "dict"},
+    "endpoint": {"type": "str"},
+    "token_file": {"type": "str"},
+    "deep": {"type": "bool", "default": False},
+}
+REQUIRED_IF = [("command", command, names) for command, names in _REQUIRED.items()]
 
 
 def read_bundle(root: Path) -> bytes:
@@ -31,15 +79,100 @@ def read_bundle(root: Path) -> bytes:
                             "Reinstall judge-bootstrap, or run from a complete checkout")
 
 
+@functools.cache
+def encoded_bundle() -> str:
+    """Return the program as base64. Raises AnsibleActionFail as read_bundle does."""
+    return base64.b64encode(read_bundle(CONTENT_ROOT)).decode("ascii")
+
+
+# A strategy loads this file before it forks a worker for each host: what is packed here is packed once a run.
+with suppress(AnsibleActionFail):
+    encoded_bundle()
+
+
+def build_arguments(params: Mapping[str, Any], check: bool) -> list[str]:
+    """Return judge-node's arguments for these module parameters. The manifest goes through stdin (`-`)."""
+    command = params["command"]
+    arguments = [*command.split(), *(["-"] if command.startswith("cache") else [])]
+    for name, option in sorted(OPTIONS[command].items()):
+        value = params.get(name)
+        if value is True:
+            arguments.append(option)
+        elif isinstance(value, list):
+            arguments += [f"{option}={item}" for item in value]
+        elif value is not None and value is not False and value != "":
+            arguments.append(f"{option}={value}")
+    arguments.append("--json")
+    if check and command in CHANGING:
+        arguments.append("--check")
+    return arguments
+
+
+def build_call(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """Return what the host's half is called with."""
+    return {"arguments": build_arguments(params, check), "input": json.dumps(params.get("manifest") or {}),
+            "changes": params["command"] in CHANGING, "check": check, "bundle": encoded_bundle()}
+
+
+def parse_answer(printed: str) -> dict[str, Any] | None:
+    """Return the JSON object that judge-node printed, or None when that is not what it printed."""
+    try:
+        answer = json.loads(printed)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) and "ok" in answer else None
+
+
+def failure_message(answer: Mapping[str, Any]) -> str:
+    """Return `REASON: what was found (repair: command)`, with what there is of it."""
+    text = answer.get("message") or "judge-node failed and gave no message"
+    if answer.get("reason"):
+        text = f"{answer['reason']}: {text}"
+    if answer.get("repair"):
+        text = f"{text} (repair: {answer['repair']})"
+    return text
+
+
+def describe_diff(answer: Mapping[str, Any], program_changed: bool) -> dict[str, str]:
+    """Return before and after texts for --diff: judge-node's own, and the program itself when it is replaced."""
+    diff = answer.get("diff") or {}
+    installed = f"install {INSTALL_PATH}\n" if program_changed else ""
+    return {"before": diff.get("before") or "", "after": installed + (diff.get("after") or "")}
+
+
+def read_result(told: Mapping[str, Any], good_states: list[str] | None) -> dict[str, Any]:
+    """Return the task's result for what the host's half told; `good_states` None takes judge-node's word for it."""
+    if "rc" not in told or "program_changed" not in told:
+        return dict(told)  # the host's half itself failed, and says why
+    answer, status = parse_answer(told["stdout"]), told["rc"]
+    if answer is None:
+        said = told["stderr"].strip() or told["stdout"][:500]
+        return {"failed": True, "changed": False, "rc": status,
+                "msg": f"judge-node ended with status {status} and no answer: {said}"}
+    result = {"changed": bool(answer.get("changed")) or told["program_changed"], "rc": status, "judge": answer,
+              "diff": describe_diff(answer, told["program_changed"]), "msg": answer.get("message") or ""}
+    if not answer["ok"]:
+        result.update(failed=True, msg=failure_message(answer))
+    elif good_states is not None and answer.get("state") not in good_states:
+        found = {**answer, "message": f"found state {answer.get('state')}, wanted {' or '.join(good_states)}: "
+                                      f"{answer.get('message') or 'judge-node gave no message'}"}
+        result.update(failed=True, msg=failure_message(found))
+    return result
+
+
 class ActionModule(ActionBase):
-    """Add the program to the module's arguments; everything else is the module's."""
+    """Check the options here, run judge-node there, hand its answer on."""
 
     _supports_check_mode = True
     _supports_async = False
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the task's result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        arguments = dict(self._task.args, bundle=base64.b64encode(read_bundle(CONTENT_ROOT)).decode("ascii"))
-        result.update(self._execute_module(module_name="judge_node", module_args=arguments, task_vars=task_vars))
+        _, params = self.validate_argument_spec(ARGUMENT_SPEC, required_if=REQUIRED_IF)
+        check = bool(self._task.check_mode)
+        told = self._execute_module(
+            module_name="judge_node", module_args=build_call(params, check), task_vars=task_vars)
+        result.update(read_result(told, None if check else params["good_states"]))
         return result

@@ -1,5 +1,10 @@
 #!/usr/bin/python
-"""Ansible module: run judge-node once on the host and hand its answer on."""
+"""Ansible module: run judge-node once on the host and hand its answer on.
+
+This half runs on the host; the action plugin of the same name, on the controller, checks the options and reads the
+answer. It takes its arguments as JSON instead of through ansible.module_utils, and runs the program in its own
+process: a task then costs the host what one plain ssh command does (README, "What a task costs").
+"""
 
 from __future__ import annotations
 
@@ -18,23 +23,54 @@ options:
     type: str
     required: true
     choices: [disks ensure, disks status, cache sync, cache verify, status]
+  good_states:
+    description:
+      - States that count as success, of those that judge-node itself calls good; all of them when not given.
+        In check mode nothing has been done yet, and every state counts.
+    type: list
+    elements: str
   mount_path:
     description: Absolute path where the instance store is mounted. For C(disks) commands.
-    type: path
+    type: str
   device:
     description: The disk to take; without it, disks are found by their model. For C(disks) commands.
-    type: path
+    type: str
   fstype:
-    description: Filesystem of a disk that has to be formatted. For C(disks ensure).
+    description: Filesystem of disks that have to be formatted. For C(disks) commands.
     type: str
     choices: [xfs, ext4]
+  strategy:
+    description: How several disks become one filesystem. For C(disks) commands.
+    type: str
+    choices: [RAID0, RAID10, Mount]
   accept_models:
     description: Controller models that count as instance store. For C(disks) commands.
     type: list
     elements: str
+  owner:
+    description: Who builds the filesystem. For C(disks) commands.
+    type: str
+    choices: [auto, nodeadm, judge]
+  nodeadm_path:
+    description: Absolute path below which nodeadm mounts what it builds. For C(disks) commands.
+    type: str
+  group:
+    description: Group that may write at the mount path. For C(disks) commands.
+    type: str
+  proof:
+    description: How a disk is proven blank. For C(disks) commands.
+    type: str
+    choices: [samples, full]
+  gate_units:
+    description: The systemd units that do not start at boot before the disks are ready. For C(disks) commands.
+    type: list
+    elements: str
+  wait_seconds:
+    description: Seconds to wait for a disk to appear. For C(disks) commands.
+    type: int
   store:
-    description: Root of the model store. For C(cache) commands.
-    type: path
+    description: Absolute path of the model store's root. For C(cache) commands.
+    type: str
   manifest:
     description: The manifest of the model, as model_manifest_info returns it. For C(cache) commands.
     type: dict
@@ -43,15 +79,11 @@ options:
     type: str
   token_file:
     description: File on the host that holds the Hub token. The token itself never travels. For C(cache sync).
-    type: path
+    type: str
   deep:
     description: Read every file again instead of trusting size and manifest. For C(cache verify).
     type: bool
     default: false
-  bundle:
-    description: The program, base64. Added by the action plugin.
-    type: str
-    required: true
 author: judge-bootstrap
 """
 
@@ -68,73 +100,97 @@ judge:
   description: The object that judge-node printed (ok, changed, state, reason, message, repair, diff, facts).
   returned: when judge-node answered
   type: dict
+rc:
+  description: What judge-node ended with (0 holds, 1 failed, 2 wrong usage, 3 refused for safety, 130 interrupted).
+  returned: when judge-node ran
+  type: int
 """
 
-import base64
-import ctypes
+import sys
+
+# A program that comes through stdin has the folder that ssh starts in on its path: no place to take code from as root.
+sys.path[:] = [folder for folder in sys.path if folder]
+
+import binascii
+import contextlib
+import io
 import json
 import os
 import select
 import signal
-import subprocess
-import sys
-import tempfile
+import threading
+import time
 from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
 
 INSTALL_PATH = "/usr/local/lib/judge-bootstrap/judge-node.pyz"
 LINK_PATH = "/usr/local/bin/judge-node"
-# mkfs, blkid and mount live in sbin, which the PATH of an ssh session often lacks.
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STOP_GRACE_SECONDS = 10
-STDERR_TAIL_BYTES = 4096
+STDERR_TAIL_CHARACTERS = 4096
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
-CHANGING = ("disks ensure", "cache sync")
-# Option of the module -> option of the program, for each command.
-DISK_OPTIONS = {"mount_path": "--mount-path", "device": "--device", "accept_models": "--accept-model"}
-OPTIONS = {
-    "disks ensure": dict(DISK_OPTIONS, fstype="--fstype"),
-    "disks status": DISK_OPTIONS,
-    "cache sync": {"store": "--store", "endpoint": "--endpoint", "token_file": "--token-file"},
-    "cache verify": {"store": "--store", "deep": "--deep"},
-    "status": {},
-}
-REQUIRED = {
-    "disks ensure": ("mount_path",),
-    "disks status": ("mount_path",),
-    "cache sync": ("store", "manifest"),
-    "cache verify": ("store", "manifest"),
-    "status": (),
-}
+# Ansible writes the call in here. In JSON three quotation marks never follow each other, and in a raw string a
+# backslash stays one.
+CALL = r"""<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>"""
 
 
-class ConnectionGone(Exception):
-    """Nobody reads the answer any more: the controller was interrupted or the connection was cut."""
+class Stopped(BaseException):
+    """This process was told to end: by the watcher, or by a signal from outside."""
 
 
-def build_arguments(params, check_mode):
-    """Return judge-node's arguments for these module parameters. The manifest goes through stdin (`-`)."""
-    command = params["command"]
-    arguments = command.split()
-    if command.startswith("cache"):
-        arguments.append("-")
-    for name, option in sorted(OPTIONS[command].items()):
-        value = params.get(name)
-        if value is True:
-            arguments.append(option)
-        elif isinstance(value, list):
-            for item in value:
-                arguments += [option, item]
-        elif value not in (None, False, ""):
-            arguments += [option, str(value)]
-    arguments.append("--json")
-    if check_mode and command in CHANGING:
-        arguments.append("--check")
-    return arguments
+class Tail(io.TextIOBase):
+    """A stream that keeps the end of what is written to it."""
+
+    encoding = "utf-8"
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        """Take `text`."""
+        self.text = (self.text + text)[-STDERR_TAIL_CHARACTERS:]
+        return len(text)
 
 
-def is_installed(bundle, path=INSTALL_PATH):
+def raise_stopped(signal_number, frame):
+    """Turn a signal into an exception, so that what is staged is removed on the way out."""
+    raise Stopped()
+
+
+def stop_when_unheard(descriptor, grace_seconds=STOP_GRACE_SECONDS):
+    """End this process as soon as nobody reads `descriptor` any more, from a thread that is returned.
+
+    The descriptor is our stdout: its reader goes away when the controller is interrupted or the connection is cut.
+    TERM first, so that judge-node leaves a clean state; after `grace_seconds` KILL, for it and what it started.
+    """
+    main = threading.main_thread().ident
+
+    def watch():
+        # judge-node defers signals by blocking them in the main thread; they must not be delivered here instead.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        poller = select.poll()
+        poller.register(descriptor, 0)  # no event asked for: POLLERR and POLLHUP are always reported
+        if any(event & select.POLLNVAL for _, event in poller.poll()):
+            return  # no stdout at all, so there is nothing to watch
+        signal.pthread_kill(main, signal.SIGTERM)
+        time.sleep(grace_seconds)
+        if os.getpgid(0) == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    thread = threading.Thread(target=watch, name="watch", daemon=True)
+    thread.start()
+    return thread
+
+
+def be_a_process_of_its_own():
+    """Lead a session, so that KILL reaches what judge-node started and nothing else; and show as `judge-node`."""
+    with contextlib.suppress(OSError):  # we lead a group already
+        os.setsid()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text("judge-node")
+
+
+def is_installed(bundle, path):
     """Tell whether exactly these bytes are already at `path`."""
     try:
         return Path(path).read_bytes() == bundle
@@ -142,17 +198,19 @@ def is_installed(bundle, path=INSTALL_PATH):
         return False
 
 
-def install(bundle, path=INSTALL_PATH, link=LINK_PATH):
+def install(bundle, path, link):
     """Put the program at `path`, by one rename, and `link` beside the other commands. Raises OSError."""
+    import tempfile
+
     target, command = Path(path), Path(link)
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor, staged = tempfile.mkstemp(dir=target.parent, prefix=".judge-node.")
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(bundle)
-            os.fchmod(handle.fileno(), 0o755)
-            handle.flush()
-            os.fsync(handle.fileno())
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(bundle)
+            os.fchmod(file.fileno(), 0o755)
+            file.flush()
+            os.fsync(file.fileno())
         Path(staged).replace(target)
     except BaseException:
         Path(staged).unlink()
@@ -164,161 +222,66 @@ def install(bundle, path=INSTALL_PATH, link=LINK_PATH):
         command.symlink_to(target)
 
 
-def end_with_parent():
-    """Ask the kernel to TERM this process when the module dies: it covers a kill -9 of the module itself."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+def run_program(bundle, arguments, given):
+    """Run judge-node in this process with `given` on stdin; return (exit status, stdout, end of stderr).
 
-
-def stop(child):
-    """End the child's whole process group: TERM, so that judge-node can leave a clean state, then KILL."""
-    try:
-        os.killpg(child.pid, signal.SIGTERM)
-        child.wait(STOP_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-    except ProcessLookupError:
-        child.wait()
-
-
-def read_until_end(child, watched):
-    """Return all that the child prints. Raises ConnectionGone when nobody reads descriptor `watched` any more."""
-    printed = []
-    poller = select.poll()
-    poller.register(child.stdout, select.POLLIN)
-    poller.register(watched, 0)  # no event asked for: POLLERR and POLLHUP are always reported
-    while True:
-        for descriptor, event in poller.poll():
-            if descriptor == watched:
-                if event & select.POLLNVAL:
-                    poller.unregister(watched)
-                    continue
-                raise ConnectionGone()
-            chunk = os.read(child.stdout.fileno(), 65536)
-            if not chunk:
-                return b"".join(printed)
-            printed.append(chunk)
-
-
-def raise_connection_gone(signal_number, frame):
-    raise ConnectionGone()
-
-
-def run_watched(command, given, watched=1):
-    """Run the command with `given` on stdin; return (exit status, stdout, end of stderr), both as bytes.
-
-    Raises ConnectionGone, after the command and its children are ended, when the reader of `watched` (our own stdout,
-    which is the ssh channel) goes away or this process is told to stop.
+    It runs out of memory, whether it is installed or not: nothing is left behind, and nobody can change it meanwhile.
     """
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
-        stdin.write(given)
-        stdin.seek(0)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, raise_connection_gone)
-        environment = dict(os.environ, PATH=os.environ.get("PATH", "") + ":" + SEARCH_PATH)
-        child = subprocess.Popen(
-            command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=environment,
-            start_new_session=True, preexec_fn=end_with_parent,
-        )
+    memory = os.memfd_create("judge-node.pyz")
+    with os.fdopen(memory, "wb") as file:
+        file.write(bundle)
+        file.flush()
+        archive = f"/proc/self/fd/{memory}"
+        streams, path, argv = (sys.stdin, sys.stdout, sys.stderr), list(sys.path), list(sys.argv)
+        sys.stdin, sys.stdout, sys.stderr = io.TextIOWrapper(io.BytesIO(given)), io.StringIO(), Tail()
+        sys.path.insert(0, archive)
+        sys.argv[:] = [LINK_PATH, *arguments]
         try:
-            printed = read_until_end(child, watched)
-            child.wait()
-        except BaseException:
-            stop(child)
-            raise
+            from judge_node.__main__ import main as judge_node
+
+            status = judge_node()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+            if isinstance(end.code, str):
+                sys.stderr.write(end.code)
+        except Exception:
+            import traceback
+
+            status = 1
+            traceback.print_exc()
         finally:
-            child.stdout.close()
-        size = stderr.seek(0, os.SEEK_END)
-        stderr.seek(max(0, size - STDERR_TAIL_BYTES))
-        return child.returncode, printed, stderr.read()
+            printed, errors = sys.stdout.getvalue(), sys.stderr.text
+            sys.stdin, sys.stdout, sys.stderr = streams
+            sys.path[:], sys.argv[:] = path, argv
+    return status, printed, errors
 
 
-def run_program(bundle, installed, arguments, given):
-    """Run judge-node, the installed one or a private copy that is removed afterwards."""
-    if installed:
-        return run_watched([sys.executable, INSTALL_PATH] + arguments, given)
-    with tempfile.NamedTemporaryFile(prefix="judge-node.", suffix=".pyz") as copy:
-        copy.write(bundle)
-        copy.flush()
-        return run_watched([sys.executable, copy.name] + arguments, given)
-
-
-def parse_answer(printed):
-    """Return the JSON object that judge-node printed, or None when that is not what it printed."""
-    try:
-        answer = json.loads(printed.decode("utf-8"))
-    except ValueError:
-        return None
-    return answer if isinstance(answer, dict) and "ok" in answer else None
-
-
-def failure_message(answer):
-    """Return `REASON: what was found (repair: command)`, with what there is of it."""
-    text = answer.get("message") or "judge-node failed and gave no message"
-    if answer.get("reason"):
-        text = f"{answer['reason']}: {text}"
-    if answer.get("repair"):
-        text = f"{text} (repair: {answer['repair']})"
-    return text
-
-
-def describe_diff(answer, program_changed):
-    """Return before and after texts for --diff: judge-node's own, and the program itself when it is replaced."""
-    diff = answer.get("diff") or {}
-    after = diff.get("after") or ""
-    if program_changed:
-        after = f"install {INSTALL_PATH}\n{after}"
-    return {"before": diff.get("before") or "", "after": after}
+def answer_call(call):
+    """Do what the action plugin asks for; return {"rc", "stdout", "stderr", "program_changed"}. Raises OSError."""
+    bundle = binascii.a2b_base64(call["bundle"])
+    program_changed = call["changes"] and not is_installed(bundle, INSTALL_PATH)
+    if program_changed and not call["check"]:
+        install(bundle, INSTALL_PATH, LINK_PATH)
+    status, printed, errors = run_program(bundle, call["arguments"], call["input"].encode("utf-8"))
+    return {"changed": False, "rc": status, "stdout": printed, "stderr": errors, "program_changed": program_changed}
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            "command": {"type": "str", "required": True, "choices": sorted(OPTIONS)},
-            "mount_path": {"type": "path"},
-            "device": {"type": "path"},
-            "fstype": {"type": "str", "choices": ["xfs", "ext4"]},
-            "accept_models": {"type": "list", "elements": "str"},
-            "store": {"type": "path"},
-            "manifest": {"type": "dict"},
-            "endpoint": {"type": "str"},
-            "token_file": {"type": "path"},
-            "deep": {"type": "bool", "default": False},
-            "bundle": {"type": "str", "required": True, "no_log": True},
-        },
-        required_if=[("command", command, list(names)) for command, names in sorted(REQUIRED.items()) if names],
-        supports_check_mode=True,
-    )
-    command = module.params["command"]
-    bundle = base64.b64decode(module.params["bundle"])
-    installed = is_installed(bundle)
-    program_changed = command in CHANGING and not installed
+    """Answer the call on stdout, as Ansible expects it from a module."""
+    be_a_process_of_its_own()
+    for number in STOP_SIGNALS:
+        signal.signal(number, raise_stopped)
+    stop_when_unheard(sys.stdout.fileno())
     try:
-        if program_changed and not module.check_mode:
-            install(bundle)
-            installed = True
-        given = json.dumps(module.params["manifest"] or {}).encode("utf-8")
-        arguments = build_arguments(module.params, module.check_mode)
-        status, printed, errors = run_program(bundle, installed, arguments, given)
-    except ConnectionGone:
-        sys.exit(1)
+        answer = answer_call(json.loads(CALL))
     except OSError as error:
-        module.fail_json(msg=f"cannot run judge-node on this host: {error}")
-
-    answer = parse_answer(printed)
-    if answer is None:
-        said = errors.decode("utf-8", "replace").strip() or printed[:500].decode("utf-8", "replace")
-        module.fail_json(msg=f"judge-node ended with status {status} and no answer: {said}", rc=status)
-    result = {
-        "changed": bool(answer.get("changed")) or program_changed,
-        "diff": describe_diff(answer, program_changed),
-        "judge": answer,
-        "rc": status,
-    }
-    if not answer["ok"]:
-        module.fail_json(msg=failure_message(answer), **result)
-    module.exit_json(msg=answer.get("message") or "", **result)
+        answer = {"failed": True, "msg": f"cannot run judge-node on this host: {error}"}
+    except Stopped:
+        os._exit(1)
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    # The answer is out and the program has ended: taking the interpreter apart would only cost time.
+    os._exit(1 if "msg" in answer else 0)
 
 
 if __name__ == "__main__":

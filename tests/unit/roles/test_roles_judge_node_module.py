@@ -1,7 +1,8 @@
-"""The judge_node module: one command, one answer, and no process left when nobody listens any more."""
+"""The host's half of the judge_node module, run as Ansible runs it: one process, one answer, nothing left of it."""
 
 from __future__ import annotations
 
+import ast
 import base64
 import io
 import json
@@ -10,149 +11,184 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from .conftest import load
+from .conftest import ROOT, load
 
-RunModule = Callable[..., dict[str, Any]]
-
-GOOD = {"ok": True, "command": "disks ensure", "changed": True, "state": "ours", "reason": None, "message": "mounted",
-        "repair": None, "diff": {"before": "blank", "after": "mkfs"}, "facts": {}}
+MODULE = ROOT / "roles/judge_node/library/judge_node.py"
+PLACEHOLDER = "<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>"
 
 
-@pytest.fixture
-def judge_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = load("roles/judge_node/library/judge_node.py")
-    monkeypatch.setattr(module, "INSTALL_PATH", str(tmp_path / "lib" / "judge-node.pyz"))
-    monkeypatch.setattr(module, "LINK_PATH", str(tmp_path / "bin" / "judge-node"))
-    install = module.install
-    monkeypatch.setattr(module, "install", lambda b: install(b, module.INSTALL_PATH, module.LINK_PATH))
-    is_installed = module.is_installed
-    monkeypatch.setattr(module, "is_installed", lambda b: is_installed(b, module.INSTALL_PATH))
-    return module
-
-
-@pytest.fixture(autouse=True)
-def restore_signals() -> Any:
-    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
-def program(body: str) -> str:
-    """Return a stand-in for judge-node.pyz, base64: a zip with this __main__."""
+def program(body: str) -> bytes:
+    """Return a stand-in for judge-node.pyz with this body of main()."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("__main__.py", textwrap.dedent(body))
-    return base64.b64encode(packed.getvalue()).decode()
-
-
-def answering(answer: dict[str, Any], status: int = 0) -> str:
-    return program(f"import sys; sys.stdin.read(); print({json.dumps(answer)!r}); sys.exit({status})")
+        archive.writestr("judge_node/__init__.py", "")
+        archive.writestr("judge_node/__main__.py", "def main():\n" + textwrap.indent(textwrap.dedent(body), "    "))
+    return packed.getvalue()
 
 
 ECHO = program("""
     import json, sys
-    facts = {"argv": sys.argv[1:], "in": sys.stdin.read()}
-    print(json.dumps({"ok": True, "changed": False, "message": "", "facts": facts}))
+    print(json.dumps({"argv": sys.argv[1:], "in": sys.stdin.read(), "path": sys.path}))
+    return 0
+""")
+# A command with a child of its own; both write their pid, so that the test can ask whether they live.
+SLEEPER = program("""
+    import os, subprocess, sys, time
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.DEVNULL)
+    with open(sys.argv[1] + ".new", "w") as file:
+        file.write(f"{os.getpid()} {child.pid}")
+    os.rename(sys.argv[1] + ".new", sys.argv[1])
+    try:
+        time.sleep(60)
+    finally:
+        child.kill()
+""")
+STUBBORN = program("""
+    import os, signal, subprocess, sys, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.DEVNULL)
+    with open(sys.argv[1] + ".new", "w") as file:
+        file.write(f"{os.getpid()} {child.pid}")
+    os.rename(sys.argv[1] + ".new", sys.argv[1])
+    time.sleep(60)
 """)
 
 
-def test_the_answer_becomes_changed_diff_and_judge(judge_node: ModuleType, run_module: RunModule) -> None:
-    result = run_module(judge_node, {"command": "disks ensure", "mount_path": "/mnt/x", "bundle": answering(GOOD)})
-    assert (result["changed"], result["judge"]["state"], result["msg"]) == (True, "ours", "mounted")
-    assert result["diff"]["after"].splitlines()[-1] == "mkfs"
+class Place:
+    """Where the module installs in a test, and how it is started: its source through stdin, as with pipelining."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` stands for the host's /usr/local."""
+        self.folder = folder
+        self.installed, self.link = folder / "lib" / "judge-node.pyz", folder / "bin" / "judge-node"
+
+    def source(self, bundle: bytes, arguments: list[str], *, given: str = "{}", changes: bool = False,
+               check: bool = False, grace_seconds: float = 10) -> bytes:
+        """Return the module's source with the call in it."""
+        call = {"bundle": base64.b64encode(bundle).decode(), "arguments": arguments, "input": given,
+                "changes": changes, "check": check}
+        text = MODULE.read_text()
+        for old, new in ((PLACEHOLDER, json.dumps(call)),
+                         ('"/usr/local/lib/judge-bootstrap/judge-node.pyz"', repr(str(self.installed))),
+                         ('"/usr/local/bin/judge-node"', repr(str(self.link))),
+                         ("STOP_GRACE_SECONDS = 10", f"STOP_GRACE_SECONDS = {grace_seconds}")):
+            assert text.count(old) == 1, f"{old} is not in the module once"
+            text = text.replace(old, new)
+        return text.encode()
+
+    def run(self, bundle: bytes, *arguments: str, cwd: Path | None = None, **call: Any) -> dict[str, Any]:
+        """Run the module to its end and return what it says."""
+        done = subprocess.run([sys.executable, "-"], input=self.source(bundle, list(arguments), **call), cwd=cwd,
+                              capture_output=True, check=False, timeout=60)
+        assert not done.stderr, done.stderr.decode()
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
+    def start(self, bundle: bytes, *arguments: str, **call: Any) -> subprocess.Popen[bytes]:
+        """Start the module; the caller holds the reading end of its stdout, as ssh does."""
+        process = subprocess.Popen([sys.executable, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(self.source(bundle, list(arguments), **call))
+        process.stdin.close()
+        return process
 
 
-def test_a_changing_command_installs_the_program_and_its_link(judge_node: ModuleType, run_module: RunModule) -> None:
-    bundle = answering({**GOOD, "changed": False})
-    first = run_module(judge_node, {"command": "disks ensure", "mount_path": "/mnt/x", "bundle": bundle})
-    second = run_module(judge_node, {"command": "disks ensure", "mount_path": "/mnt/x", "bundle": bundle})
-    assert (first["changed"], second["changed"]) == (True, False)
-    installed = Path(judge_node.LINK_PATH)
-    assert installed.read_bytes() == base64.b64decode(bundle)
-    assert os.access(installed, os.X_OK)
-    assert [path.name for path in installed.resolve().parent.iterdir()] == ["judge-node.pyz"]
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
 
 
-def test_check_mode_says_what_would_change_and_writes_nothing(
-    judge_node: ModuleType, run_module: RunModule, tmp_path: Path
-) -> None:
-    result = run_module(judge_node, {"command": "disks ensure", "mount_path": "/mnt/x", "bundle": ECHO}, check=True)
-    assert result["changed"] is True
-    assert result["diff"]["after"].startswith("install ")
-    assert "--check" in result["judge"]["facts"]["argv"]
-    assert list(tmp_path.iterdir()) == []
+def test_the_answer_is_handed_on_as_it_was_printed(place: Place) -> None:
+    told = place.run(program("print('{\"ok\": true}')\nreturn 3"), "status", "--json")
+    assert told == {"changed": False, "rc": 3, "stdout": "{\"ok\": true}\n", "stderr": "", "program_changed": False}
 
 
-def test_a_read_only_command_installs_nothing_and_changes_nothing(
-    judge_node: ModuleType, run_module: RunModule, tmp_path: Path
-) -> None:
-    result = run_module(judge_node, {"command": "disks status", "mount_path": "/mnt/x", "bundle": ECHO})
-    assert result["changed"] is False
-    assert list(tmp_path.iterdir()) == []
+def test_arguments_and_input_reach_the_program(place: Place) -> None:
+    printed = json.loads(place.run(ECHO, "cache", "verify", "-", "--json", given='{"name": "é\\u2028\\\\"}')["stdout"])
+    assert printed["argv"] == ["cache", "verify", "-", "--json"]
+    assert printed["in"] == '{"name": "é\\u2028\\\\"}'
 
 
-def test_the_manifest_goes_through_stdin(judge_node: ModuleType, run_module: RunModule) -> None:
-    result = run_module(judge_node, {"command": "cache verify", "store": "/mnt/x/hub", "manifest": {"schema": 1},
-                                     "bundle": ECHO})
-    assert json.loads(result["judge"]["facts"]["in"]) == {"schema": 1}
-    assert result["judge"]["facts"]["argv"] == ["cache", "verify", "-", "--store", "/mnt/x/hub", "--json"]
+@pytest.mark.parametrize("text", ['"""', "'''", "\\", "\\n", '\\"', "\x00", PLACEHOLDER, "é\U0001f600"])
+def test_no_text_breaks_out_of_the_call(place: Place, text: str) -> None:
+    assert json.loads(place.run(ECHO, "status", text)["stdout"])["argv"] == ["status", text]
 
 
-def test_a_refusal_fails_with_reason_and_repair(judge_node: ModuleType, run_module: RunModule) -> None:
-    answer = {**GOOD, "ok": False, "changed": False, "reason": "DISK_FOREIGN_DATA", "message": "/dev/x has ext4",
-              "repair": "wipefs -n /dev/x"}
-    result = run_module(judge_node, {"command": "disks ensure", "mount_path": "/mnt/x", "bundle": answering(answer, 3)})
-    assert result["failed"] is True
-    assert result["msg"] == "DISK_FOREIGN_DATA: /dev/x has ext4 (repair: wipefs -n /dev/x)"
-    assert (result["rc"], result["judge"]["reason"]) == (3, "DISK_FOREIGN_DATA")
+def test_a_changing_command_installs_the_program_and_its_link_once(place: Place) -> None:
+    first = place.run(ECHO, "disks", "ensure", changes=True)
+    second = place.run(ECHO, "disks", "ensure", changes=True)
+    assert (first["program_changed"], second["program_changed"]) == (True, False)
+    assert place.link.read_bytes() == ECHO
+    assert os.access(place.link, os.X_OK)
+    assert [path.name for path in place.installed.parent.iterdir()] == ["judge-node.pyz"]
 
 
-def test_a_program_that_breaks_fails_with_what_it_said(judge_node: ModuleType, run_module: RunModule) -> None:
-    broken = program("import sys; sys.exit('no such disk tool')")
-    result = run_module(judge_node, {"command": "disks status", "mount_path": "/mnt/x", "bundle": broken})
-    assert result["msg"] == "judge-node ended with status 1 and no answer: no such disk tool"
+def test_another_program_at_the_same_place_is_replaced(place: Place) -> None:
+    place.run(program("return 0"), "disks", "ensure", changes=True)
+    assert place.run(ECHO, "disks", "ensure", changes=True)["program_changed"] is True
+    assert place.installed.read_bytes() == ECHO
 
 
-def test_the_program_does_not_show_up_in_the_result(judge_node: ModuleType, run_module: RunModule) -> None:
-    result = run_module(judge_node, {"command": "disks status", "mount_path": "/mnt/x", "bundle": ECHO})
-    assert ECHO not in json.dumps(result)
+def test_a_command_of_that_name_is_replaced_by_the_link(place: Place) -> None:
+    place.link.parent.mkdir()
+    place.link.write_text("somebody's")
+    place.run(ECHO, "disks", "ensure", changes=True)
+    assert place.link.resolve() == place.installed
 
 
-@pytest.mark.parametrize(("params", "wanted"), [
-    ({"command": "disks ensure", "mount_path": "/m", "device": "/dev/d", "fstype": "xfs",
-      "accept_models": ["A b", "C"]},
-     ["disks", "ensure", "--accept-model", "A b", "--accept-model", "C", "--device", "/dev/d", "--fstype", "xfs",
-      "--mount-path", "/m", "--json"]),
-    ({"command": "disks status", "mount_path": "/m", "device": None, "accept_models": None, "fstype": "xfs"},
-     ["disks", "status", "--mount-path", "/m", "--json"]),
-    ({"command": "cache sync", "store": "/s", "endpoint": "http://h", "token_file": "/t"},
-     ["cache", "sync", "-", "--endpoint", "http://h", "--store", "/s", "--token-file", "/t", "--json"]),
-    ({"command": "cache verify", "store": "/s", "deep": True},
-     ["cache", "verify", "-", "--deep", "--store", "/s", "--json"]),
-    ({"command": "status"}, ["status", "--json"]),
-])
-def test_parameters_become_arguments(judge_node: ModuleType, params: dict[str, Any], wanted: list[str]) -> None:
-    assert judge_node.build_arguments(params, check_mode=False) == wanted
+def test_check_mode_says_that_the_program_would_be_installed_and_writes_nothing(place: Place) -> None:
+    assert place.run(ECHO, "disks", "ensure", changes=True, check=True)["program_changed"] is True
+    assert list(place.folder.iterdir()) == []
 
 
-# A child with a child of its own; both write their pid, so that the test can ask whether they live.
-SLEEPER = ("import os, subprocess, sys, time\n"
-           "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-           "open(sys.argv[1] + '.new', 'w').write(f'{os.getpid()} {child.pid}')\n"
-           "os.rename(sys.argv[1] + '.new', sys.argv[1])\n"
-           "time.sleep(60)\n")
+def test_a_read_only_command_installs_nothing(place: Place) -> None:
+    assert place.run(ECHO, "disks", "status")["program_changed"] is False
+    assert list(place.folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(place: Place) -> None:
+    place.installed.parent.write_text("a file where the folder should be")
+    told = place.run(ECHO, "disks", "ensure", changes=True)
+    assert told["failed"] is True
+    assert told["msg"].startswith("cannot run judge-node on this host: ")
+
+
+def test_a_program_that_breaks_hands_on_its_status_and_what_it_said(place: Place) -> None:
+    told = place.run(program("import sys; sys.exit('no such disk tool')"), "status")
+    assert (told["rc"], told["stdout"], told["stderr"]) == (1, "", "no such disk tool")
+
+
+def test_an_unexpected_error_of_the_program_is_handed_on_with_its_traceback(place: Place) -> None:
+    told = place.run(program("raise ValueError('odd disk')"), "status")
+    assert told["rc"] == 1
+    assert told["stderr"].strip().endswith("ValueError: odd disk")
+
+
+def test_only_the_end_of_a_long_stderr_is_kept(place: Place) -> None:
+    told = place.run(program("import sys; sys.stderr.write('x' * 100000 + 'the end'); return 0"), "status")
+    assert len(told["stderr"]) == 4096
+    assert told["stderr"].endswith("xthe end")
+
+
+def test_a_module_in_the_folder_that_ssh_starts_in_is_not_taken(place: Place, tmp_path: Path) -> None:
+    for name in ("json", "tempfile", "zipimport"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the current folder')")
+    printed = json.loads(place.run(ECHO, "status", cwd=tmp_path)["stdout"])
+    assert "" not in printed["path"]
+    assert str(tmp_path) not in printed["path"]
+
+
+def test_the_process_shows_as_judge_node(place: Place) -> None:
+    name = program("print(open('/proc/self/comm').read().strip())\nreturn 0")
+    assert place.run(name, "status")["stdout"] == "judge-node\n"
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> bool:
@@ -171,27 +207,75 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_the_command_and_its_children_end_when_the_connection_goes_away(judge_node: ModuleType, tmp_path: Path) -> None:
-    reader, writer = os.pipe()  # stands for the ssh channel: our stdout is its writing end
-    pids = tmp_path / "pids"
-    closer = threading.Thread(target=lambda: (wait_until(pids.exists), os.close(reader)))
-    closer.start()
-    with pytest.raises(judge_node.ConnectionGone):
-        judge_node.run_watched([sys.executable, "-c", SLEEPER, str(pids)], b"", watched=writer)
-    closer.join()
-    os.close(writer)
-    assert all(wait_until(lambda pid=pid: not is_alive(int(pid))) for pid in pids.read_text().split())
+def started_pids(path: Path) -> list[int]:
+    assert wait_until(path.exists), "the program did not start"
+    return [int(pid) for pid in path.read_text().split()]
 
 
-def test_the_command_ends_when_the_module_is_killed(tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    library = Path(load("roles/judge_node/library/judge_node.py").__file__ or "").parent
-    caller = subprocess.Popen([sys.executable, "-c", (
-        f"import sys; sys.path.insert(0, {str(library)!r}); import judge_node\n"
-        f"judge_node.run_watched([sys.executable, '-c', {SLEEPER!r}, {str(pids)!r}], b'')")], stdout=subprocess.DEVNULL)
-    assert wait_until(pids.exists)
-    caller.kill()
-    caller.wait()
-    command, grandchild = (int(pid) for pid in pids.read_text().split())
-    assert wait_until(lambda: not is_alive(command))
-    os.kill(grandchild, signal.SIGKILL)  # the stand-in's own child; judge-node ends its children itself
+def test_the_program_ends_cleanly_when_the_connection_goes_away(place: Place, tmp_path: Path) -> None:
+    process = place.start(SLEEPER, str(tmp_path / "pids"))
+    found = started_pids(tmp_path / "pids")
+    assert process.stdout is not None
+    process.stdout.close()  # what is left of an ssh session that was cut
+    assert all(wait_until(lambda pid=pid: not is_alive(pid)) for pid in found)
+    assert process.wait(30) == 1  # not a signal: the program had time for its `finally`
+
+
+def test_a_program_that_will_not_stop_is_killed_with_its_children(place: Place, tmp_path: Path) -> None:
+    process = place.start(STUBBORN, str(tmp_path / "pids"), grace_seconds=0.2)
+    found = started_pids(tmp_path / "pids")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(30) == -signal.SIGKILL
+    assert all(wait_until(lambda pid=pid: not is_alive(pid)) for pid in found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_from_outside_ends_the_program(place: Place, tmp_path: Path, number: signal.Signals) -> None:
+    process = place.start(SLEEPER, str(tmp_path / "pids"))
+    found = started_pids(tmp_path / "pids")
+    process.send_signal(number)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.read() == b""
+    assert process.wait(30) == 1
+    assert all(wait_until(lambda pid=pid: not is_alive(pid)) for pid in found)
+
+
+def test_a_program_that_holds_signals_back_gets_them_when_it_lets_them_in(place: Place, tmp_path: Path) -> None:
+    # judge-node does so around mkfs: a thread of the module that took the signal would break the promise.
+    holding = program("""
+        import os, signal, sys, time
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        open(sys.argv[1], "w").write(str(os.getpid()))
+        time.sleep(1)
+        open(sys.argv[1] + ".held", "w").close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        open(sys.argv[1] + ".late", "w").close()
+        return 0
+    """)
+    process = place.start(holding, str(tmp_path / "pid"))
+    started_pids(tmp_path / "pid")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(30) == 1
+    assert (tmp_path / "pid.held").exists()
+    assert not (tmp_path / "pid.late").exists()
+
+
+def test_the_module_runs_on_python_3_9(place: Place) -> None:
+    ast.parse(place.source(ECHO, []), feature_version=(3, 9))
+
+
+def test_the_module_needs_nothing_but_the_standard_library() -> None:
+    # One import of ansible.module_utils and Ansible would wrap it anew: a second interpreter and 200 ms a host.
+    imported = {name.name.split(".")[0] for node in ast.walk(ast.parse(MODULE.read_text()))
+                if isinstance(node, ast.Import) for name in node.names}
+    imported |= {(node.module or "").split(".")[0] for node in ast.walk(ast.parse(MODULE.read_text()))
+                 if isinstance(node, ast.ImportFrom)}
+    assert imported - set(sys.stdlib_module_names) == {"judge_node"}
+
+
+def test_both_halves_name_the_same_place() -> None:
+    here, there = load("roles/judge_node/library/judge_node.py"), load("roles/judge_node/action_plugins/judge_node.py")
+    assert (here.INSTALL_PATH, here.LINK_PATH) == (there.INSTALL_PATH, there.LINK_PATH)

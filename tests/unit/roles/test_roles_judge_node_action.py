@@ -1,0 +1,226 @@
+"""The controller's half of the judge_node module: options in, one call out, one answer in, one result out."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from .conftest import ROOT, load
+
+GOOD = {"ok": True, "command": "disks ensure", "changed": True, "state": "ours", "reason": None, "message": "mounted",
+        "repair": None, "diff": {"before": "blank", "after": "mkfs"}, "facts": {}}
+
+
+@pytest.fixture(scope="module")
+def action() -> ModuleType:
+    return load("roles/judge_node/action_plugins/judge_node.py")
+
+
+def told(
+    answer: dict[str, Any] | str, rc: int = 0, *, program_changed: bool = False, stderr: str = ""
+) -> dict[str, Any]:
+    """Return what the host's half says of a program that printed this."""
+    printed = answer if isinstance(answer, str) else json.dumps(answer)
+    return {"changed": False, "rc": rc, "stdout": printed, "stderr": stderr, "program_changed": program_changed}
+
+
+def documented() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(load("roles/judge_node/library/judge_node.py").DOCUMENTATION)["options"]
+    return loaded
+
+
+@pytest.mark.parametrize(("params", "wanted"), [
+    ({"command": "disks ensure", "mount_path": "/m", "device": "/dev/d", "fstype": "xfs",
+      "accept_models": ["A b", "C"]},
+     ["disks", "ensure", "--accept-model=A b", "--accept-model=C", "--device=/dev/d", "--fstype=xfs",
+      "--mount-path=/m", "--json"]),
+    ({"command": "disks status", "mount_path": "/m", "device": None, "accept_models": None, "store": "/s"},
+     ["disks", "status", "--mount-path=/m", "--json"]),
+    ({"command": "disks ensure", "mount_path": "/m", "strategy": "Mount", "owner": "auto", "nodeadm_path": "/k",
+      "group": None, "proof": "full", "gate_units": ["kubelet.service", "a.service"], "wait_seconds": 0},
+     ["disks", "ensure", "--gate=kubelet.service", "--gate=a.service", "--mount-path=/m", "--nodeadm-path=/k",
+      "--owner=auto", "--proof=full", "--strategy=Mount", "--wait=0", "--json"]),
+    ({"command": "cache sync", "store": "/s", "endpoint": "http://h", "token_file": "/t"},
+     ["cache", "sync", "-", "--endpoint=http://h", "--store=/s", "--token-file=/t", "--json"]),
+    ({"command": "cache verify", "store": "/s", "deep": True},
+     ["cache", "verify", "-", "--deep", "--store=/s", "--json"]),
+    ({"command": "cache verify", "store": "/s", "deep": False}, ["cache", "verify", "-", "--store=/s", "--json"]),
+    ({"command": "status"}, ["status", "--json"]),
+])
+def test_parameters_become_arguments(action: ModuleType, params: dict[str, Any], wanted: list[str]) -> None:
+    assert action.build_arguments(params, check=False) == wanted
+
+
+def test_a_value_that_looks_like_an_option_stays_a_value(action: ModuleType) -> None:
+    params = {"command": "disks status", "mount_path": "--check", "device": "-x"}
+    assert action.build_arguments(params, check=False) == [
+        "disks", "status", "--device=-x", "--mount-path=--check", "--json"]
+
+
+@pytest.mark.parametrize("command", ["disks ensure", "disks status", "cache sync", "cache verify", "status"])
+def test_check_mode_is_asked_of_every_command_that_changes_something(action: ModuleType, command: str) -> None:
+    changes = command in ("disks ensure", "cache sync")
+    assert ("--check" in action.build_arguments({"command": command}, check=True)) is changes
+
+
+def test_the_call_carries_program_and_manifest_and_no_other_file(action: ModuleType) -> None:
+    call = action.build_call({"command": "cache sync", "store": "/s", "manifest": {"schema": 1}}, check=False)
+    assert set(call) == {"arguments", "input", "changes", "check", "bundle"}
+    assert json.loads(call["input"]) == {"schema": 1}
+    assert base64.b64decode(call["bundle"]) == action.read_bundle(action.CONTENT_ROOT)
+
+
+def test_every_option_is_documented_as_it_is_checked(action: ModuleType) -> None:
+    spec = {name: {key: option[key] for key in ("type", "required", "choices", "elements", "default") if key in option}
+            for name, option in documented().items()}
+    assert spec == action.ARGUMENT_SPEC
+
+
+def test_every_option_that_a_command_takes_is_in_the_spec(action: ModuleType) -> None:
+    taken = {name for options in action.OPTIONS.values() for name in options}
+    assert taken | {"command", "good_states", "manifest"} == set(action.ARGUMENT_SPEC)
+
+
+@pytest.mark.parametrize(("args", "wanted"), [
+    ({"command": "disks wipe"}, "value of command must be one of"),
+    ({"command": "disks ensure"}, "mount_path"),
+    ({"command": "disks ensure", "mount_path": "/m", "fstype": "btrfs"}, "value of fstype must be one of"),
+    ({"command": "cache sync", "store": "/s"}, "manifest"),
+    ({"command": "status", "mount": "/m"}, "mount"),
+])
+def test_wrong_options_are_refused_before_anything_is_sent(
+    action: ModuleType, args: dict[str, Any], wanted: str
+) -> None:
+    found = ArgumentSpecValidator(action.ARGUMENT_SPEC, required_if=action.REQUIRED_IF).validate(args)
+    assert [message for message in found.error_messages if wanted in message] != []
+
+
+def test_the_answer_becomes_changed_diff_and_judge(action: ModuleType) -> None:
+    result = action.read_result(told(GOOD), None)
+    assert (result["changed"], result["judge"], result["msg"], result["rc"]) == (True, GOOD, "mounted", 0)
+    assert result["diff"] == {"before": "blank", "after": "mkfs"}
+    assert "failed" not in result
+
+
+def test_an_installed_program_is_a_change_and_the_first_line_of_the_diff(action: ModuleType) -> None:
+    result = action.read_result(told({**GOOD, "changed": False}, program_changed=True), None)
+    assert result["changed"] is True
+    assert result["diff"]["after"].splitlines() == [f"install {action.INSTALL_PATH}", "mkfs"]
+
+
+def test_a_refusal_fails_with_reason_and_repair(action: ModuleType) -> None:
+    answer = {**GOOD, "ok": False, "changed": False, "reason": "DISK_FOREIGN_DATA", "message": "/dev/x has ext4",
+              "repair": "wipefs -n /dev/x"}
+    result = action.read_result(told(answer, 3), None)
+    assert result["failed"] is True
+    assert result["msg"] == "DISK_FOREIGN_DATA: /dev/x has ext4 (repair: wipefs -n /dev/x)"
+    assert (result["rc"], result["judge"]["reason"]) == (3, "DISK_FOREIGN_DATA")
+
+
+def test_a_state_that_is_not_wanted_fails_although_the_program_is_content(action: ModuleType) -> None:
+    result = action.read_result(told({**GOOD, "state": "blank", "message": "/dev/x is blank"}), ["ours", "adopted"])
+    assert result["failed"] is True
+    assert result["msg"] == "found state blank, wanted ours or adopted: /dev/x is blank"
+
+
+def test_a_state_that_is_wanted_passes(action: ModuleType) -> None:
+    assert "failed" not in action.read_result(told(GOOD), ["ours", "adopted"])
+
+
+def test_a_wanted_state_saves_no_answer_that_is_not_ok(action: ModuleType) -> None:
+    assert action.read_result(told({**GOOD, "ok": False}, 1), ["ours"])["failed"] is True
+
+
+def test_a_program_that_breaks_fails_with_what_it_said(action: ModuleType) -> None:
+    result = action.read_result(told("", 1, stderr="no such disk tool\n"), None)
+    assert result["failed"] is True
+    assert result["msg"] == "judge-node ended with status 1 and no answer: no such disk tool"
+
+
+def test_a_failure_of_the_connection_is_handed_on(action: ModuleType) -> None:
+    lost = {"failed": True, "msg": "The module interpreter '/usr/bin/python3' was not found.", "rc": 127}
+    assert action.read_result(lost, ["ours"]) == lost
+
+
+def test_a_content_root_without_the_program_says_what_to_do(action: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(AnsibleActionFail, match=r"neither .* nor .*judge-node\.pyz exists\. Reinstall judge-bootstrap"):
+        action.read_bundle(tmp_path)
+
+
+# --- through Ansible itself -------------------------------------------------------------------------------------------
+
+STAND_IN = f"""
+import json, sys
+def main():
+    print(json.dumps({{**json.loads({json.dumps(GOOD)!r}), "facts": {{"argv": sys.argv[1:], "in": sys.stdin.read()}}}}))
+    return 0
+"""
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Path:
+    """Return content as the wheel lays it out, with a stand-in for the program."""
+    shutil.copytree(ROOT / "roles/judge_node", tmp_path / "roles/judge_node")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("judge_node/__init__.py", "")
+        archive.writestr("judge_node/__main__.py", STAND_IN)
+    (tmp_path / "judge-node.pyz").write_bytes(packed.getvalue())
+    return tmp_path
+
+
+def play(
+    content: Path, task: dict[str, Any], *options: str, pipelining: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run one task on this machine as a host, through ansible-playbook."""
+    playbook = [{"hosts": "all", "gather_facts": False, "roles": ["judge_node"],
+                 "tasks": [{"name": "Ask", "judge_node": task, "register": "asked"},
+                           {"name": "Show", "ansible.builtin.debug": {"msg": "told={{ asked | to_json }}"}}]}]
+    (content / "play.yml").write_text(yaml.safe_dump(playbook))
+    (content / "ansible.cfg").touch()
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "-e",
+         f"ansible_python_interpreter={sys.executable}", *options, "play.yml"],
+        cwd=content, capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "ANSIBLE_CONFIG": str(content / "ansible.cfg"), "ANSIBLE_PIPELINING": str(pipelining),
+             "ANSIBLE_ROLES_PATH": str(content / "roles"), "ANSIBLE_LOCAL_TEMP": str(content / "tmp"),
+             "ANSIBLE_REMOTE_TEMP": str(content / "remote")})
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_ansible_runs_both_halves(content: Path, pipelining: bool) -> None:
+    done = play(content, {"command": "disks status", "mount_path": "/m"}, pipelining=pipelining)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "--mount-path=/m" in done.stdout
+
+
+def test_a_task_is_one_remote_call(content: Path) -> None:
+    done = play(content, {"command": "disks status", "mount_path": "/m"}, "-vvv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" EXEC ") == 1
+
+
+def test_the_program_does_not_show_up_in_any_output(content: Path) -> None:
+    done = play(content, {"command": "disks status", "mount_path": "/m"}, "-vvv")
+    encoded = base64.b64encode((content / "judge-node.pyz").read_bytes()).decode()
+    assert encoded[:60] not in done.stdout + done.stderr
+
+
+def test_a_wrong_option_is_refused_by_name(content: Path) -> None:
+    done = play(content, {"command": "disks ensure", "mount_path": "/m", "force": True})
+    assert done.returncode == 2
+    assert "Unsupported parameters for (judge_node) module: force" in done.stdout
