@@ -81,7 +81,7 @@ def _mount_and_keep(plan: Plan, found: Found, wanted: Wanted, names: set[str], l
     if target is not None:
         if FORMAT in names:
             fs_uuid = str(uuid.uuid4())
-            _note(found, plan, replace(_record(plan), fs_uuid=fs_uuid))
+            _note(found, plan, replace(_record(plan), fs_uuid=fs_uuid, fstype=wanted.fstype))
             _format(found.holds.get(target.name), target, wanted.fstype, fs_uuid, lock_fd)
         else:
             assert target.content is not None

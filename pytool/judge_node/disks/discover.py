@@ -205,8 +205,7 @@ def _examine(disk: Disk, holds: dict[str, Hold], wanted: Wanted, record: Record)
         return replace(disk, content=Content(error=f"it cannot be opened: {error.strerror}"))
     mounted_at = next((mount.path for mount in disk.mounts if mount.root == "/"), None)
     held = hold.busy
-    making = record.fs_uuid is not None or record.array_uuid is not None
-    content = probe(hold, disk, mounted_at, complete=wanted.read_all, count_all=making)
+    content = probe(hold, disk, mounted_at, complete=wanted.read_all, record=record)
     return replace(disk, held=held, content=content)
 
 

@@ -50,8 +50,9 @@ class Raid:
 class Content:
     """What reading the disk showed. `error` is set when anything could not be read: then the rest proves nothing.
 
-    `nonzero_at` is the offset in bytes of the first block read that is not zero, `nonzero_count` how many there were;
-    `sampled_bytes` is 0 when no block was read because a signature settled it before.
+    `nonzero_at` is the offset in bytes of the first place read that is not zero; `unfinished` says that every such
+    place is as the mkfs that the last run noted leaves it when it is cut off. `sampled_bytes` is 0 when no block was
+    read because a signature settled it before.
     """
 
     signatures: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Content:
     fs_uuid: str | None = None
     raid: Raid | None = None
     nonzero_at: int | None = None
-    nonzero_count: int = 0
+    unfinished: bool = False
     sampled_bytes: int = 0
     marker: str | None = None
     marker_mount_path: str | None = None
@@ -138,11 +139,13 @@ class Volume:
 class Record:
     """What the last run noted on the root disk: what it was about to make, and how many disks it had.
 
-    `array_uuid` and `fs_uuid` are set while an array or a filesystem is being made; both are random and ours alone.
+    `array_uuid`, or `fs_uuid` and `fstype`, are set while an array or a filesystem is being made; the UUIDs are random
+    and ours alone.
     """
 
     array_uuid: str | None = None
     fs_uuid: str | None = None
+    fstype: str | None = None
     serials: tuple[str, ...] = ()
     disks: int = 0
 

@@ -27,10 +27,10 @@ _XFS_GROUPS = 32  # mkfs.xfs makes 4 groups, or 16 or 32 on an array; every quar
 _XFS_LARGEST_GROUP = (1 << 40) - BLOCK_BYTES  # and groups of this size on a disk of 4 TiB and more
 
 
-def ext_backups(size_bytes: int) -> Iterator[int]:
-    """Yield the offsets of ext2/3/4 backup superblocks (sparse_super) for block sizes of 1, 2 and 4 KiB."""
+def ext_backups(size_bytes: int, block_sizes: tuple[int, ...] = (1024, 2048, 4096)) -> Iterator[int]:
+    """Yield the offsets of ext2/3/4 backup superblocks (sparse_super) for each block size in bytes."""
     groups = {1} | {base**power for base in (3, 5, 7) for power in range(1, 21)}
-    for block_bytes in (1024, 2048, 4096):
+    for block_bytes in block_sizes:
         group_bytes = 8 * block_bytes * block_bytes
         for group in sorted(groups):
             if group * group_bytes >= size_bytes:

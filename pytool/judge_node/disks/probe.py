@@ -27,8 +27,10 @@ from .facts import (
     Content,
     Disk,
     Raid,
+    Record,
 )
 from .places import SLICE_BYTES, ranges
+from .unfinished import left_by_mkfs
 
 _ZERO = bytes(SLICE_BYTES)
 # What a filesystem may have in it and still be empty: mkfs.ext4's own folder, and a marker whose writing was killed.
@@ -87,12 +89,13 @@ class Hold:
             self._lock = None
 
 
-def read_blocks(fd: int, size_bytes: int, *, complete: bool, count_all: bool) -> Content:
-    """Read the places that prove a disk blank (places.py); stop at the first that is not zero unless `count_all`.
+def read_blocks(fd: int, size_bytes: int, *, complete: bool, record: Record | None = None) -> Content:
+    """Read the places that prove a disk blank (places.py); stop at the first that is not zero.
 
+    What the mkfs that `record` notes can have left does not end the reading, only something else does.
     Raises OSError on a read error and on a short read: neither is a zero.
     """
-    first, count, read_bytes = None, 0, 0
+    first, unfinished, read_bytes = None, True, 0
     for offset, length in ranges(size_bytes, complete=complete):
         block = os.pread(fd, length, offset)
         if len(block) != length:
@@ -101,12 +104,12 @@ def read_blocks(fd: int, size_bytes: int, *, complete: bool, count_all: bool) ->
         # Compared with memcmp: no copy of the block, and no interpreter loop over its bytes.
         if block != (_ZERO if length == SLICE_BYTES else _ZERO[:length]):
             first = offset if first is None else first
-            count += 1
-            if not count_all:
+            unfinished = record is not None and left_by_mkfs(record, size_bytes, offset, block)
+            if not unfinished:
                 break
     # What was read would push useful pages out of memory on a small node.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    return Content(nonzero_at=first, nonzero_count=count, sampled_bytes=read_bytes)
+    return Content(nonzero_at=first, unfinished=first is not None and unfinished, sampled_bytes=read_bytes)
 
 
 def read_signatures(node: str) -> Content:
@@ -152,7 +155,7 @@ def read_raid(node: str) -> Raid | None:
 
 
 def probe(
-    hold: Hold, disk: Disk, mounted_at: str | None, *, complete: bool = False, count_all: bool = False
+    hold: Hold, disk: Disk, mounted_at: str | None, *, complete: bool = False, record: Record | None = None
 ) -> Content:
     """Return all that reading the held disk shows. `mounted_at` is where its root is mounted in this namespace."""
     serial = disk.serial
@@ -169,7 +172,7 @@ def probe(
                 return _with_marker(content, *_marker_of_unmounted(hold.node, content.fstype), serial)
         if content.signatures or not hold.exclusive:
             return content
-        return read_blocks(hold.fd, disk.size_bytes, complete=complete, count_all=count_all)
+        return read_blocks(hold.fd, disk.size_bytes, complete=complete, record=record)
     except OSError as error:
         return Content(error=f"it cannot be read: {error.strerror or error}")
 

@@ -25,11 +25,11 @@ def read_record() -> Record:
         said = json.loads(read_file(RECORD, 65_536))
         serials = tuple(str(serial) for serial in said["serials"] if serial)
         disks = int(said["disks"])
-        names = [said.get(key) for key in ("array_uuid", "fs_uuid")]
+        names = [said.get(key) for key in ("array_uuid", "fs_uuid", "fstype")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Record()
-    array_uuid, fs_uuid = (name if isinstance(name, str) and name else None for name in names)
-    return Record(array_uuid=array_uuid, fs_uuid=fs_uuid, serials=serials, disks=disks)
+    array_uuid, fs_uuid, fstype = (name if isinstance(name, str) and name else None for name in names)
+    return Record(array_uuid=array_uuid, fs_uuid=fs_uuid, fstype=fstype, serials=serials, disks=disks)
 
 
 def write_record(record: Record) -> None:

@@ -120,7 +120,7 @@ def _wipe(disk: Disk, report: Report) -> None:
 
 
 def _is_blank(hold: Hold, disk: Disk) -> bool:
-    blocks = read_blocks(hold.fd, disk.size_bytes, complete=False, count_all=False)
+    blocks = read_blocks(hold.fd, disk.size_bytes, complete=False)
     signatures = read_signatures(hold.node)
     return blocks.nonzero_at is None and not signatures.signatures and signatures.error is None
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from judge_node.disks import places, probe
+from unit.node.sparse import GIB, MIB, extents
 
-MIB, GIB = 1 << 20, 1 << 30
 MKFS = {
     "ext4 1k": ["mkfs.ext4", "-q", "-F", "-b", "1024"],
     "ext4 2k": ["mkfs.ext4", "-q", "-F", "-b", "2048"],
     "ext4 4k": ["mkfs.ext4", "-q", "-F", "-b", "4096"],
     "xfs": ["mkfs.xfs", "-q", "-K"],
     "xfs on an array of two": ["mkfs.xfs", "-q", "-K", "-d", "su=512k,sw=2"],
+    "xfs on an array of four": ["mkfs.xfs", "-q", "-K", "-d", "su=512k,sw=4"],
     "xfs on an array of eight": ["mkfs.xfs", "-q", "-K", "-d", "su=64k,sw=8"],
 }
 
@@ -33,16 +32,6 @@ def mkfs(kind: str, image: Path, size: int) -> None:
     more = ["-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"] if tool == "mkfs.ext4" else []
     subprocess.run([*MKFS[kind], *more, str(image)], check=True, capture_output=True,
                    env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"})  # fmt: skip
-
-
-def extents(fd: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of what a sparse file has."""
-    end = 0
-    with contextlib.suppress(OSError):  # ENXIO: no data behind this offset
-        while True:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-            yield start, end - start
 
 
 def in_partition(image: Path, size: int, start: int, filesystem: Path) -> None:
@@ -70,10 +59,10 @@ def found_at(image: Path, monkeypatch: pytest.MonkeyPatch) -> int | None:
     monkeypatch.setattr(probe, "ranges", without_samples)
     with image.open("rb") as file:
         size = image.stat().st_size
-        return probe.read_blocks(file.fileno(), size, complete=False, count_all=False).nonzero_at
+        return probe.read_blocks(file.fileno(), size, complete=False).nonzero_at
 
 
-SIZES = {"ext4 1k": 8 * GIB, "xfs on an array of eight": 600 * GIB}
+SIZES = {"ext4 1k": 8 * GIB, "xfs on an array of four": 600 * GIB, "xfs on an array of eight": 7000 * GIB}
 
 
 @pytest.mark.parametrize("kind", MKFS)
