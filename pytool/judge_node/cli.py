@@ -38,6 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_cache(groups.add_parser("cache", help="the model store: sync, verify"))
     status = groups.add_parser("status", help="what this node has: disks, models, and whether they are complete")
     _add_json(status)
+    program = groups.add_parser("program", help="write this program as one file, for nodes to fetch")
+    program.add_argument("--out", required=True, metavar="FILE", help="file to write, such as judge-node.pyz")
+    _add_json(program)
     reasons = groups.add_parser("reasons", help="every reason code with its meaning and repair")
     reasons.add_argument("--markdown", action="store_true", help="print docs/reason-codes.md")
     _add_json(reasons)
@@ -71,6 +74,12 @@ def _add_disks(parser: argparse.ArgumentParser) -> None:
         _add_json(command)
         if verb == "ensure":
             _add_changing(command, 60)
+    text = "print the first-boot script for EC2 user data"
+    script = commands.add_parser("user-data", help=text, description=text[0].upper() + text[1:] + ".")
+    _add_selection(script)
+    script.add_argument(
+        "--url", required=True, metavar="URL", help="where the node finds judge-node.pyz: https://... or s3://..."
+    )
     text = "wipe one disk on purpose: all that is on it is lost"
     release = commands.add_parser("release", help=text, description=text[0].upper() + text[1:] + ".")
     release.add_argument("disk", metavar="DISK", help="the disk, as a path or a kernel name")
@@ -172,7 +181,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _disks(options: argparse.Namespace) -> Result:
+def _disks(options: argparse.Namespace) -> Result | str:
     from .disks.commands import check_mount_path, ensure, plan, status
     from .disks.facts import INSTANCE_STORE_MODEL, Wanted
 
@@ -200,6 +209,11 @@ def _disks(options: argparse.Namespace) -> Result:
         gates=tuple(_unit(name) for name in options.gate),
         wait_seconds=options.wait,
     )
+    if options.verb == "user-data":
+        from .bundle import build_pyz
+        from .disks.user_data import user_data
+
+        return user_data(wanted, options.url, build_pyz())
     if options.verb == "ensure":
         return ensure(wanted, check=options.check, lock_wait_seconds=options.lock_wait)
     return {"plan": plan, "status": status}[options.verb](wanted)
@@ -294,6 +308,23 @@ def _reasons(options: argparse.Namespace) -> Result | str:
     return as_markdown() if options.markdown else as_text()
 
 
+def _program(options: argparse.Namespace) -> Result:
+    import hashlib
+
+    from .bundle import build_pyz
+    from .files import write_file
+
+    program = build_pyz()
+    write_file(Path(options.out).absolute(), program, 0o755)
+    digest = hashlib.sha256(program).hexdigest()
+    return Result(
+        command="program",
+        changed=True,
+        message=f"{options.out}: judge-node {__version__}, {len(program)} bytes, sha256 {digest}",
+        facts={"path": options.out, "size_bytes": len(program), "sha256": digest},
+    )
+
+
 def _status(options: argparse.Namespace) -> Result:
     from .status import status
 
@@ -301,7 +332,13 @@ def _status(options: argparse.Namespace) -> Result:
 
 
 def _run(options: argparse.Namespace) -> Result | str:
-    commands: dict[str, Any] = {"disks": _disks, "cache": _cache, "reasons": _reasons, "status": _status}
+    commands: dict[str, Any] = {
+        "disks": _disks,
+        "cache": _cache,
+        "program": _program,
+        "reasons": _reasons,
+        "status": _status,
+    }
     answer: Result | str = commands[options.group](options)
     return answer
 
