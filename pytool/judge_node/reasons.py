@@ -283,8 +283,14 @@ _ALL = (
     Reason(
         "POD_PENDING",
         "pod",
-        "The serving pod cannot be scheduled.",
-        ("no free GPU", "a taint or a node selector that no node meets", "its volume is not bound"),
+        "A pod of ours, the serving one or the one that prepares a disk, cannot be created, scheduled or started.",
+        (
+            "no free GPU",
+            "a taint or a node selector that no node meets",
+            "its volume is not bound",
+            "its image cannot be pulled",
+            "the namespace forbids privileged pods",
+        ),
         "kubectl -n llm-judge describe pod",
     ),
     Reason(
@@ -350,7 +356,7 @@ _ALL = (
     Reason(
         "NODE_UNREACHABLE",
         "run",
-        "The node does not answer over ssh, or the connection was lost for good.",
+        "The node does not answer over ssh (or, asked through Kubernetes, its kubelet), or the connection was lost.",
         ("it is stopping or was cut off", "a security group or a missing key", "its host key changed"),
         "ssh NODE   # then the run's own command again, with --limit NODE",
     ),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .cache.store import Store
-from .disks.facts import MARKER_MOST_BYTES, MARKER_NAME, format_size
+from .disks.facts import ADOPTED_FOLDER, MARKER_MOST_BYTES, MARKER_NAME, format_size
+from .disks.record import read_result
 from .disks.sysfs import System
 from .files import read_file
 from .result import EXIT_FAILED, Result
@@ -18,12 +19,16 @@ _STORE_DEPTHS = ("", "*", "*/*")
 def status(system: System | None = None) -> Result:
     """Return the filesystems that carry our marker and every model of their stores, each complete or not."""
     disks, models, lines = [], [], []
-    for path in sorted({mount.path for mount in (system or System()).mounts() if mount.root == "/"}):
+    ours = ("/", f"/{ADOPTED_FOLDER}")
+    for path in sorted({mount.path for mount in (system or System()).mounts() if mount.root in ours}):
         marker = _marker(Path(path))
         if marker is None:
             continue
         disks.append({"mount_path": path, **marker})
-        lines.append(f"disk {path}: filesystem {marker.get('fs_uuid')}, serial {marker.get('serial') or 'unknown'}")
+        serials = [*(marker.get("serials") or ()), marker.get("serial")]
+        about = ", ".join(dict.fromkeys(str(serial) for serial in serials if serial)) or "unknown"
+        adopted = f", adopted from {marker['adopted_from']}" if marker.get("adopted_from") else ""
+        lines.append(f"disk {path}: filesystem {marker.get('fs_uuid')}, serial {about}{adopted}")
         for root in sorted(
             {own.parent for depth in _STORE_DEPTHS for own in Path(path).glob(f"{depth}/.judge-bootstrap".lstrip("/"))}
         ):
@@ -32,8 +37,13 @@ def status(system: System | None = None) -> Result:
                 name = f"{found['repo_id']} at {found['commit'][:12]}"
                 lines.append(f"model {name}: {found['state']}, {format_size(found['size_on_disk'])}")
     broken = [model for model in models if model["state"] != "complete"]
-    result = Result(command="status", facts={"disks": disks, "models": models})
-    if not disks:
+    last = read_result()
+    result = Result(command="status", facts={"disks": disks, "models": models, "last_ensure": last})
+    if last is not None and not last.get("ok"):
+        result.ok, result.exit_code, result.reason = False, EXIT_FAILED, str(last.get("reason") or "") or None
+        result.message = "\n".join(["the last `disks ensure` of this boot failed: " + str(last.get("message")), *lines])
+        result.repair = str(last.get("repair") or "") or None
+    elif not disks:
         result.ok, result.exit_code, result.reason = False, EXIT_FAILED, "MOUNT_MISSING"
         result.message = "no filesystem with our marker is mounted on this node"
         result.repair = "judge-node disks ensure --mount-path PATH"
@@ -54,7 +64,7 @@ def _marker(root: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return (
-        {key: said.get(key) for key in ("fs_uuid", "serial", "size_bytes", "made_at")}
+        {key: said.get(key) for key in ("fs_uuid", "serial", "serials", "adopted_from", "size_bytes", "made_at")}
         if isinstance(said, dict)
         else None
     )

@@ -144,17 +144,17 @@ def test_a_failed_host_carries_the_node_programs_own_reason_and_repair(desk: Des
     verdict = {
         "ok": False,
         "changed": False,
-        "state": "absent",
-        "reason": "DISK_NONE",
-        "message": "no disk",
-        "repair": "lsblk",
+        "state": "blank",
+        "reason": "ARRAY_FAILED",
+        "message": "mdadm",
+        "repair": "dmesg",
     }
-    desk.runner.events = [failed("node-1", msg="DISK_NONE: no disk", judge=verdict), ok("node-2"),
+    desk.runner.events = [failed("node-1", msg="ARRAY_FAILED: mdadm", judge=verdict), ok("node-2"),
                           stats(node_1={"failures": 1}, node_2=OK)]
     desk.runner.ended = Ended(2)
     result = desk.invoke("--env", "prod", "run", "nvme")
     assert result.exit_code == 1
-    assert "Error: node-1: DISK_NONE: no disk\nHint: lsblk\n" in result.stderr
+    assert "Error: node-1: ARRAY_FAILED: mdadm\nHint: dmesg\n" in result.stderr
     assert "1 of 2 hosts hold" in result.stdout
 
 
