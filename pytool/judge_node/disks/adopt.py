@@ -36,7 +36,7 @@ def find_volumes(wanted: Wanted, system: System, mounts: tuple[Mount, ...], loca
         maker = _maker(mount, wanted)
         if maker is None or mount.root != "/" or mount.fstype not in FILESYSTEMS or "ro" in mount.options:
             continue
-        backing = {name for name in system.backing(mount.devno) if not _is_array(name, system)}
+        backing = {name for name in system.backing(mount.devno) if system.level_of(name) is None}
         if not backing or not backing <= local:
             continue
         shares = tuple(path for path in _SYSTEM_FOLDERS if _devno_of_path(path) == mount.devno)
@@ -56,10 +56,6 @@ def find_volumes(wanted: Wanted, system: System, mounts: tuple[Mount, ...], loca
             )
         )
     return tuple(sorted(found, key=lambda volume: volume.path))
-
-
-def _is_array(name: str, system: System) -> bool:
-    return read_text(system.sys_root / "block" / name / "md/level") is not None
 
 
 def _maker(mount: Mount, wanted: Wanted) -> str | None:

@@ -165,7 +165,8 @@ def _plan_ours(ours: Set, host: Host, wanted: Wanted) -> Plan:
 def _spares(array: Disk, host: Host) -> tuple[tuple[Disk, ...], tuple[str, ...]]:
     if not array.degraded:
         return (), ()
-    blank = [disk for disk in _by_serial(host) if judge(disk, host.record).state == BLANK]
+    judged = [(disk, judge(disk, host.record)) for disk in _by_serial(host)]
+    blank = [disk for disk, judgement in judged if judgement.state == BLANK and not judgement.erase]
     missing = array.degraded - len(blank)
     note = f"{array.summary()} works without {missing} of its disks: its data is not redundant"
     return tuple(blank[: array.degraded]), (note,) if missing > 0 else ()

@@ -149,15 +149,20 @@ class System:
             mounts=tuple(m for m in mounts if m.devno in devnos),
             swap=tuple(swap[d] for d in sorted(devnos) if d in swap),
             root=name in root_names,
-            level=read_text(base / "md/level"),
+            level=self.level_of(name),
             active=read_text(base / "md/array_state") not in ("inactive", "clear", "broken"),
             degraded=int(degraded) if degraded.isdigit() else 0,
         )
 
+    def level_of(self, name: str) -> str | None:
+        """Return the RAID level of an array of md ("inactive" while it has none), or None for what is no array."""
+        base = self.sys_root / "block" / name / "md"
+        return read_text(base / "level") or ("inactive" if base.is_dir() else None)
+
     def describe_holder(self, name: str) -> str:
         """Return what a device that holds another one is: md with its level, or device mapper with its subsystem."""
         base = self.sys_root / "block" / name
-        kind = read_text(base / "md/level") or (read_text(base / "dm/uuid") or "").split("-", 1)[0]
+        kind = self.level_of(name) or (read_text(base / "dm/uuid") or "").split("-", 1)[0]
         known = {"CRYPT": "LUKS", "mpath": "multipath"}
         return f"{name} ({known.get(kind, kind)})" if kind else name
 
