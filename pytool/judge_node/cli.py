@@ -91,7 +91,11 @@ def _add_disks(parser: argparse.ArgumentParser) -> None:
 def _add_selection(command: argparse.ArgumentParser) -> None:
     from .disks.facts import OWNERS, STRATEGIES
 
-    command.add_argument("--mount-path", required=True, metavar="PATH", help="where the disk is to be mounted")
+    command.add_argument(
+        "--mount-path",
+        metavar="PATH",
+        help="where the disk is to be mounted; left out, this and all other options are those of the boot unit",
+    )
     command.add_argument("--device", metavar="PATH", help="use this disk whatever its model; all other proofs stay")
     command.add_argument("--fstype", choices=("xfs", "ext4"), default="xfs", help="filesystem (default: %(default)s)")
     command.add_argument(
@@ -195,6 +199,8 @@ def _disks(options: argparse.Namespace) -> Result | str:
             lock_wait_seconds=options.lock_wait,
             report=lambda line: _say(sys.stderr, line + "\n"),
         )
+    if options.mount_path is None:
+        options = argparse.Namespace(**{**vars(_of_boot_unit()), **_own(options)})
     wanted = Wanted(
         mount_path=check_mount_path(options.mount_path),
         fstype=options.fstype,
@@ -217,6 +223,27 @@ def _disks(options: argparse.Namespace) -> Result | str:
     if options.verb == "ensure":
         return ensure(wanted, check=options.check, lock_wait_seconds=options.lock_wait)
     return {"plan": plan, "status": status}[options.verb](wanted)
+
+
+def _own(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is said of this run, and not of the disks."""
+    return {name: getattr(options, name) for name in ("verb", "json", "check", "lock_wait", "url") if name in options}
+
+
+def _of_boot_unit() -> argparse.Namespace:
+    """Return the options that the boot unit has: on the node at night nobody remembers them."""
+    from .disks.discover import UNIT_FOLDER
+    from .disks.unit import BOOT_UNIT, read_boot_arguments
+
+    try:
+        arguments = read_boot_arguments((UNIT_FOLDER / BOOT_UNIT).read_text())
+    except OSError:
+        arguments = []
+    if "--mount-path" not in arguments:
+        raise NodeError(
+            f"found neither --mount-path nor a {BOOT_UNIT} that says it", repair="judge-node disks plan --mount-path PATH"
+        )
+    return build_parser().parse_args(arguments)
 
 
 def _gid(name: str | None) -> int:

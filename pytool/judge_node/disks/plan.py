@@ -210,7 +210,7 @@ def _plan_adopted(volume: Volume, host: Host, wanted: Wanted) -> Plan:
     notes: tuple[str, ...] = ()
     if volume.shares:
         notes = (
-            f"{' and '.join(volume.shares)} share this filesystem: kubelet evicts pods when less than "
+            f"on the same filesystem as {' and '.join(volume.shares)}: kubelet evicts pods when less than "
             f"{format_size(volume.evicts_below_bytes)} of it is free; {format_size(volume.free_bytes)} is free now",
         )
     members = tuple(disk for disk in host.disks if disk.mounts or disk.holders)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..files import make_directory
 from ..locking import locked
+from ..reasons import repair
 from ..result import NodeError, Result
 from ..shell import checked
 from .commands import LOCK, need_root
@@ -68,7 +69,12 @@ def _releasable(found: Found, device: str) -> Disk:
     judgement = judge(disk)
     if disk.root or disk.members or disk.mounts or disk.swap or in_use or judgement.reason == "DISK_NOT_LOCAL":
         why = f"it is mounted at {disk.mounts[0].path}" if disk.mounts and not disk.root else judgement.why
-        raise NodeError(f"{disk.summary()} is not released: {why}", reason=judgement.reason or "DISK_BUSY")
+        reason = judgement.reason or "DISK_BUSY"
+        raise NodeError(
+            f"{disk.summary()} is not released: {why}",
+            reason=reason,
+            repair=repair(reason, DISK=f"/dev/{disk.name}"),
+        )
     return disk
 
 

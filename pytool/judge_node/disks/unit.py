@@ -104,6 +104,13 @@ def boot_arguments(wanted: Wanted, owner: str) -> list[str]:
     return [*arguments, "--strategy", wanted.strategy, "--fstype", wanted.fstype, "--wait", f"{wanted.wait_seconds:g}"]
 
 
+def read_boot_arguments(text: str) -> list[str]:
+    """Return the arguments in a boot unit's text; empty when it starts another program, or none."""
+    line = next((line for line in text.splitlines() if line.startswith("ExecStart=")), "")
+    words = shlex.split(line[len("ExecStart=") :].replace("%%", "%").replace("$$", "$"))
+    return words[1:] if words[:1] == [INSTALL_PATH] else []
+
+
 def boot_text(wanted: Wanted, owner: str) -> str:
     """Return the boot unit: `disks ensure` before kubelet and containerd, bounded in time, required by the gates."""
     work = _READ_ALL_SECONDS if wanted.read_all else _WORK_SECONDS
