@@ -241,7 +241,8 @@ def _of_boot_unit() -> argparse.Namespace:
         arguments = []
     if "--mount-path" not in arguments:
         raise NodeError(
-            f"found neither --mount-path nor a {BOOT_UNIT} that says it", repair="judge-node disks plan --mount-path PATH"
+            f"found neither --mount-path nor a {BOOT_UNIT} that says it",
+            repair="judge-node disks plan --mount-path /mnt/nvme",
         )
     return build_parser().parse_args(arguments)
 
