@@ -21,8 +21,11 @@ from judge_lab.process import Process
 
 SOCKET = "qmp"  # in the machine's directory
 
-# NVM Express Base Specification, Identify Controller: PCI vendor ids (2 + 2 bytes), serial, model.
+# NVM Express Base Specification, Identify Controller: PCI vendor ids (2 + 2 bytes), serial, model, and the optional
+# admin commands (a 16-bit field).
 _VENDOR_BYTES, _SERIAL_BYTES, _MODEL_BYTES = 4, 20, 40
+_COMMANDS_AFTER_MODEL = 256 - _VENDOR_BYTES - _SERIAL_BYTES
+_DOORBELL_BUFFER = 1 << 8
 _QEMU_MODEL = b"QEMU NVMe Ctrl".ljust(_MODEL_BYTES)
 _AMAZON = (0x1D0F).to_bytes(2, "little") * 2
 _LARGEST_MAPPING_BYTES = 128 * 1024**2  # the guest's memory is larger, and holds nothing yet
@@ -80,6 +83,8 @@ def control(folder: Path) -> Iterator[Control]:
 def name_disks(process: Process, models: Mapping[str, str]) -> None:
     """Give the NVMe devices of a paused QEMU their models, by serial, and Amazon's vendor id.
 
+    The doorbell buffer is taken out of what they offer: with it, QEMU 7.2 on emulated CPUs now and then overlooks a
+    command, and the guest's I/O hangs for good ("nvme: I/O timeout, reset controller" again and again).
     Raises LabError if a device's answer is not found exactly once, or if this user may not write QEMU's memory.
     """
     found: dict[str, int] = {}
@@ -96,6 +101,9 @@ def name_disks(process: Process, models: Mapping[str, str]) -> None:
                 model = models[serial].encode("ascii").ljust(_MODEL_BYTES)
                 os.pwrite(memory, model, address)
                 os.pwrite(memory, _AMAZON, address - _SERIAL_BYTES - _VENDOR_BYTES)
+                commands = int.from_bytes(os.pread(memory, 2, address + _COMMANDS_AFTER_MODEL), "little")
+                offered = (commands & ~_DOORBELL_BUFFER).to_bytes(2, "little")
+                os.pwrite(memory, offered, address + _COMMANDS_AFTER_MODEL)
     finally:
         os.close(memory)
     if found != dict.fromkeys(models, 1):

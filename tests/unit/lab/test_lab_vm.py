@@ -174,12 +174,13 @@ def test_the_port_is_read_from_what_qemu_says() -> None:
 # together when it runs, so that the source text does not count as an answer.
 _HOLDER = """
 import sys
-answers = bytearray(64 * (len(sys.argv) - 1))
+answers = bytearray(512 * (len(sys.argv) - 1))
 for number, serial in enumerate(sys.argv[1:]):  # piece by piece: no copy of a whole answer is left behind
-    at = 64 * number
+    at = 512 * number
     answers[at : at + 4] = bytes.fromhex("f41af41a")
     answers[at + 4 : at + 24] = serial.ljust(20).encode()
     answers[at + 24 : at + 64] = ("QEMU" + " NVMe Ctrl").ljust(40).encode()
+    answers[at + 256 : at + 258] = bytes.fromhex("0a01")
 print("ready", flush=True)
 sys.stdin.readline()
 sys.stdout.buffer.write(answers)
@@ -210,7 +211,15 @@ def test_a_paused_qemu_is_given_the_models_and_amazons_vendor_id_by_serial() -> 
         qemu.name_disks(holder.process, {"vol1": EBS, "AWS2": INSTANCE_STORE})
         answers = holder.answers()
     assert answers[:64] == b"\x0f\x1d\x0f\x1d" + b"vol1".ljust(20) + EBS.encode().ljust(40)
-    assert answers[64:] == b"\x0f\x1d\x0f\x1d" + b"AWS2".ljust(20) + INSTANCE_STORE.encode().ljust(40)
+    assert answers[512:576] == b"\x0f\x1d\x0f\x1d" + b"AWS2".ljust(20) + INSTANCE_STORE.encode().ljust(40)
+
+
+def test_the_doorbell_buffer_in_which_qemu_overlooks_commands_is_not_offered() -> None:
+    with Holder("vol1") as holder:
+        qemu.name_disks(holder.process, {"vol1": EBS})
+        answers = holder.answers()
+    assert answers[256:258] == bytes.fromhex("0a00")
+    assert not any(answers[64:256] + answers[258:])
 
 
 def test_a_device_whose_answer_is_not_there_is_an_error() -> None:
