@@ -18,9 +18,9 @@ export SCALE ?= small
 
 PYTEST := $(BIN)/python -m pytest
 MOLECULE_SCENARIOS := nvme nvme_vm model_cache vllm_k8s site
-# Every figure that exists so far (bench-cli P9, faults-config R8, faults-input R12, faults-nvme R1 and R2, faults-run R9,
-# faults-secrets R6).
-FIGURES := bench-cli faults-config faults-input faults-nvme faults-run faults-secrets
+# Every figure that exists so far (bench-cli P9, bench-nvme P5 to P7, faults-config R8, faults-input R12, faults-nvme R1
+# and R2, faults-run R9, faults-secrets R6).
+FIGURES := bench-cli bench-nvme faults-config faults-input faults-nvme faults-run faults-secrets
 
 .PHONY: help
 help: ## List the targets
@@ -109,7 +109,7 @@ test: ## Set everything up and pass all tests (what CI runs)
 # --- figures (each prints one JSON line a figure and exits 1 when one falls short; SCALE=full for full size) -----------
 
 .PHONY: $(FIGURES)
-bench-cli faults-config faults-input faults-nvme faults-run faults-secrets: setup
+bench-cli bench-nvme faults-config faults-input faults-nvme faults-run faults-secrets: setup
 	@$(BIN)/python benchmarks/$(subst -,_,$@).py
 
 .PHONY: figures figures-check

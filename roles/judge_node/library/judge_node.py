@@ -115,15 +115,22 @@ import binascii
 import contextlib
 import io
 import json
+import marshal
 import os
 import select
 import signal
 import threading
 import time
+import zipimport
+import zlib
+from importlib.machinery import ModuleSpec
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 INSTALL_PATH = "/usr/local/lib/judge-bootstrap/judge-node.pyz"
 LINK_PATH = "/usr/local/bin/judge-node"
+# Beside the program: its bytecode, as __pycache__ is beside a folder's sources. A zip file has no such place.
+BYTECODE_PATH = f"/usr/local/lib/judge-bootstrap/judge-node.{sys.implementation.cache_tag}.bytecode"
 STOP_GRACE_SECONDS = 10
 STDERR_TAIL_CHARACTERS = 4096
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -198,23 +205,28 @@ def is_installed(bundle, path):
         return False
 
 
-def install(bundle, path, link):
-    """Put the program at `path`, by one rename, and `link` beside the other commands. Raises OSError."""
+def write_whole(path, content, mode):
+    """Write the file by one rename, after its content is on the disk. Raises OSError."""
     import tempfile
 
-    target, command = Path(path), Path(link)
-    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor, staged = tempfile.mkstemp(dir=target.parent, prefix=".judge-node.")
+    descriptor, staged = tempfile.mkstemp(dir=path.parent, prefix=".judge-node.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(bundle)
-            os.fchmod(file.fileno(), 0o755)
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
-        Path(staged).replace(target)
+        Path(staged).replace(path)
     except BaseException:
         Path(staged).unlink()
         raise
+
+
+def install(bundle, path, link):
+    """Put the program at `path`, by one rename, and `link` beside the other commands. Raises OSError."""
+    target, command = Path(path), Path(link)
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    write_whole(target, bundle, 0o755)
     if not (command.is_symlink() and command.resolve() == target.resolve()):
         command.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if command.is_symlink() or command.exists():
@@ -222,19 +234,83 @@ def install(bundle, path, link):
         command.symlink_to(target)
 
 
-def run_program(bundle, arguments, given):
+class Program:
+    """Imports judge-node from its archive in memory, and keeps what it compiles.
+
+    Compiling is a third of what a short command costs the host. The bytecode counts only for this very archive and this
+    Python, when nobody but us can have written it; else the sources are compiled as if it were not there.
+    """
+
+    def __init__(self, archive, bundle):
+        """`archive` is the path of the `bundle`; what was kept of it is read from BYTECODE_PATH."""
+        self.importer = zipimport.zipimporter(archive)
+        self.head = MAGIC_NUMBER + len(bundle).to_bytes(8, "big") + zlib.crc32(bundle).to_bytes(4, "big")
+        self.codes, self.compiled = self.read(), False
+
+    def read(self):
+        """Return {module name: (code, whether it is a package)} as far as it was kept."""
+        try:
+            with open(BYTECODE_PATH, "rb") as file:  # noqa: PTH123 - to ask of the same file who can write it
+                status, content = os.fstat(file.fileno()), file.read()
+        except OSError:
+            return {}
+        body = content[len(self.head) + 4:]
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022 or content[:len(self.head)] != self.head:
+            return {}
+        if content[len(self.head):len(self.head) + 4] != zlib.crc32(body).to_bytes(4, "big"):
+            return {}
+        return marshal.loads(body)
+
+    def keep(self):
+        """Write what was compiled, for the next command. A saving and no more: not to be able to is no failure."""
+        if not self.compiled:
+            return
+        body = marshal.dumps(self.codes)
+        with contextlib.suppress(OSError):
+            write_whole(Path(BYTECODE_PATH), self.head + zlib.crc32(body).to_bytes(4, "big") + body, 0o644)
+
+    def find_spec(self, name, path=None, target=None):
+        """Return where a module of the program comes from (importlib.abc.MetaPathFinder)."""
+        if name.partition(".")[0] != "judge_node":
+            return None
+        place = path[0] if path else self.importer.archive
+        if name not in self.codes:
+            try:
+                importer = zipimport.zipimporter(place)
+                self.codes[name] = importer.get_code(name), importer.is_package(name)
+            except zipimport.ZipImportError:
+                return None
+            self.compiled = True
+        code, is_package = self.codes[name]
+        spec = ModuleSpec(name, self, origin=code.co_filename, is_package=is_package)
+        spec.has_location = True
+        if is_package:
+            spec.submodule_search_locations = [place + "/" + name.rpartition(".")[2]]
+        return spec
+
+    def create_module(self, spec):
+        """Let importlib make the module, by returning none (importlib.abc.Loader)."""
+
+    def exec_module(self, module):
+        """Run the module's code (importlib.abc.Loader); the program asks its loader which archive it comes from."""
+        module.__loader__ = self.importer
+        exec(self.codes[module.__spec__.name][0], module.__dict__)
+
+
+def run_program(bundle, arguments, given, keep):
     """Run judge-node in this process with `given` on stdin; return (exit status, stdout, end of stderr).
 
     It runs out of memory, whether it is installed or not: nothing is left behind, and nobody can change it meanwhile.
+    With `keep`, its bytecode is left for the next run.
     """
     memory = os.memfd_create("judge-node.pyz")
     with os.fdopen(memory, "wb") as file:
         file.write(bundle)
         file.flush()
-        archive = f"/proc/self/fd/{memory}"
-        streams, path, argv = (sys.stdin, sys.stdout, sys.stderr), list(sys.path), list(sys.argv)
+        program = Program(f"/proc/self/fd/{memory}", bundle)
+        streams, argv = (sys.stdin, sys.stdout, sys.stderr), list(sys.argv)
         sys.stdin, sys.stdout, sys.stderr = io.TextIOWrapper(io.BytesIO(given)), io.StringIO(), Tail()
-        sys.path.insert(0, archive)
+        sys.meta_path.insert(0, program)
         sys.argv[:] = [LINK_PATH, *arguments]
         try:
             from judge_node.__main__ import main as judge_node
@@ -252,7 +328,10 @@ def run_program(bundle, arguments, given):
         finally:
             printed, errors = sys.stdout.getvalue(), sys.stderr.text
             sys.stdin, sys.stdout, sys.stderr = streams
-            sys.path[:], sys.argv[:] = path, argv
+            sys.meta_path.remove(program)
+            sys.argv[:] = argv
+    if keep:
+        program.keep()
     return status, printed, errors
 
 
@@ -260,9 +339,10 @@ def answer_call(call):
     """Do what the action plugin asks for; return {"rc", "stdout", "stderr", "program_changed"}. Raises OSError."""
     bundle = binascii.a2b_base64(call["bundle"])
     program_changed = call["changes"] and not is_installed(bundle, INSTALL_PATH)
-    if program_changed and not call["check"]:
+    may_write = call["changes"] and not call["check"]
+    if program_changed and may_write:
         install(bundle, INSTALL_PATH, LINK_PATH)
-    status, printed, errors = run_program(bundle, call["arguments"], call["input"].encode("utf-8"))
+    status, printed, errors = run_program(bundle, call["arguments"], call["input"].encode("utf-8"), keep=may_write)
     return {"changed": False, "rc": status, "stdout": printed, "stderr": errors, "program_changed": program_changed}
 
 

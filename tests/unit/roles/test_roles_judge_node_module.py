@@ -69,6 +69,7 @@ class Place:
         """`folder` stands for the host's /usr/local."""
         self.folder = folder
         self.installed, self.link = folder / "lib" / "judge-node.pyz", folder / "bin" / "judge-node"
+        self.bytecode = folder / "lib" / "judge-node.bytecode"
 
     def source(self, bundle: bytes, arguments: list[str], *, given: str = "{}", changes: bool = False,
                check: bool = False, grace_seconds: float = 10) -> bytes:
@@ -79,6 +80,8 @@ class Place:
         for old, new in ((PLACEHOLDER, json.dumps(call)),
                          ('"/usr/local/lib/judge-bootstrap/judge-node.pyz"', repr(str(self.installed))),
                          ('"/usr/local/bin/judge-node"', repr(str(self.link))),
+                         ('f"/usr/local/lib/judge-bootstrap/judge-node.{sys.implementation.cache_tag}.bytecode"',
+                          repr(str(self.bytecode))),
                          ("STOP_GRACE_SECONDS = 10", f"STOP_GRACE_SECONDS = {grace_seconds}")):
             assert text.count(old) == 1, f"{old} is not in the module once"
             text = text.replace(old, new)
@@ -128,7 +131,58 @@ def test_a_changing_command_installs_the_program_and_its_link_once(place: Place)
     assert (first["program_changed"], second["program_changed"]) == (True, False)
     assert place.link.read_bytes() == ECHO
     assert os.access(place.link, os.X_OK)
-    assert [path.name for path in place.installed.parent.iterdir()] == ["judge-node.pyz"]
+    assert sorted(path.name for path in place.installed.parent.iterdir()) == ["judge-node.bytecode", "judge-node.pyz"]
+
+
+def saying(word: str) -> bytes:
+    """Return a program that prints the word; programs with words of the same length differ in nothing else."""
+    return program(f"print({word!r})\nreturn 0")
+
+
+def keep_bytecode(place: Place, of: bytes, under: bytes) -> None:
+    """Leave the bytecode of one program as if it were that of another one."""
+    place.run(of, "disks", "ensure", changes=True)
+    kept = place.bytecode.read_bytes()
+    place.run(under, "disks", "ensure", changes=True)
+    head = 4 + 8 + 4  # Python's magic number, the program's length and checksum
+    place.bytecode.write_bytes(place.bytecode.read_bytes()[:head] + kept[head:])
+
+
+def test_the_second_run_takes_the_bytecode_of_the_first(place: Place) -> None:
+    keep_bytecode(place, of=saying("cat"), under=saying("dog"))
+    assert place.run(saying("dog"), "disks", "status")["stdout"] == "cat\n"
+
+
+def test_the_bytecode_of_another_program_is_not_taken(place: Place) -> None:
+    place.run(saying("cat"), "disks", "ensure", changes=True)
+    assert place.run(saying("dog"), "disks", "status")["stdout"] == "dog\n"
+
+
+def test_bytecode_that_somebody_else_can_write_is_not_taken(place: Place) -> None:
+    keep_bytecode(place, of=saying("cat"), under=saying("dog"))
+    place.bytecode.chmod(0o664)
+    assert place.run(saying("dog"), "disks", "status")["stdout"] == "dog\n"
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:200], lambda data: data[:-1],
+                                    lambda data: data[:300] + b"\xff" + data[301:], lambda data: b"\0" * len(data)])
+def test_damaged_bytecode_is_not_taken(place: Place, damage: Callable[[bytes], bytes]) -> None:
+    keep_bytecode(place, of=saying("cat"), under=saying("dog"))
+    place.bytecode.write_bytes(damage(place.bytecode.read_bytes()))
+    assert place.run(saying("dog"), "disks", "status")["stdout"] == "dog\n"
+
+
+def test_bytecode_that_cannot_be_written_is_no_failure(place: Place) -> None:
+    place.bytecode.mkdir(parents=True)
+    assert place.run(saying("dog"), "disks", "ensure", changes=True)["stdout"] == "dog\n"
+
+
+def test_the_program_still_knows_the_archive_it_comes_from(place: Place) -> None:
+    # judge-node installs itself from there (bundle.build_pyz).
+    copy = program("import sys\nfrom pathlib import Path\n"
+                   "print(Path(__loader__.archive).read_bytes().hex())\nreturn 0")
+    for _ in range(2):
+        assert bytes.fromhex(place.run(copy, "disks", "ensure", changes=True)["stdout"]) == copy
 
 
 def test_another_program_at_the_same_place_is_replaced(place: Place) -> None:
