@@ -26,11 +26,12 @@ PLACEHOLDER = "<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>"
 
 
 def program(body: str) -> bytes:
-    """Return a stand-in for judge-node.pyz with this body of main()."""
+    """Return a stand-in for judge-node.pyz with this body of main(); the same body gives the same bytes."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("judge_node/__init__.py", "")
-        archive.writestr("judge_node/__main__.py", "def main():\n" + textwrap.indent(textwrap.dedent(body), "    "))
+        archive.writestr(zipfile.ZipInfo("judge_node/__init__.py"), "")
+        archive.writestr(zipfile.ZipInfo("judge_node/__main__.py"),
+                         "def main():\n" + textwrap.indent(textwrap.dedent(body), "    "))
     return packed.getvalue()
 
 
