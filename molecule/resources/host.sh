@@ -38,12 +38,14 @@ inside() {
   mount --make-rprivate /
   # sshd refuses keys in a folder that others may write.
   mount -t tmpfs -o mode=0755 tmpfs /run
-  mkdir -p /run/sshd /run/local/upper /run/local/work
+  mkdir -p /run/sshd /run/{local,state}/{upper,work}
   cp "$dir/key.pub" /run/authorized_keys
-  # No .bashrc (each ssh command would read it), an empty /mnt, and a /usr/local whose changes vanish with the host.
+  # No .bashrc (each ssh command would read it), an empty /mnt, and a /usr/local and /var/lib whose changes vanish with
+  # the host.
   [ ! -e ~/.bashrc ] || mount --bind /dev/null ~/.bashrc
   mount -t tmpfs -o mode=0755 tmpfs /mnt
   mount -t overlay -o lowerdir=/usr/local,upperdir=/run/local/upper,workdir=/run/local/work overlay /usr/local
+  mount -t overlay -o lowerdir=/var/lib,upperdir=/run/state/upper,workdir=/run/state/work overlay /var/lib
   cat > /run/sshd_config <<CONFIG
 Port $(cat "$dir/port")
 ListenAddress 127.0.0.1
