@@ -194,9 +194,9 @@ def _choose_volume(host: Host, wanted: Wanted) -> Volume | None:
             repair=f"ls -la {host.volumes[0].path}/{ADOPTED_FOLDER}   # move it away, then run again",
         )
     if wanted.owner == "nodeadm" or host.nodeadm_busy:
-        why = "nodeadm is at work and may be about to take them" if host.nodeadm_busy else "they are nodeadm's to build"
+        why = "nodeadm is at work and may be about to take" if host.nodeadm_busy else "nodeadm is to build on"
         raise NodeError(
-            f"nothing is mounted below {wanted.nodeadm_path}, and of the local disks {why}",
+            f"nothing is mounted below {wanted.nodeadm_path}, and {why} the local disks",
             reason="OWNER_NOT_READY",
             state=ABSENT,
         )
