@@ -22,8 +22,8 @@ from .judge import BLANK, judge
 from .places import SLICE_BYTES
 from .probe import Hold, read_blocks, read_signatures
 
-# linux/fs.h: _IO(0x12, 119) and _IO(0x12, 127), each with a range of two 64-bit numbers.
-_BLKDISCARD, _BLKZEROOUT = 0x1277, 0x127F
+# linux/fs.h: _IO(0x12, 119) and _IO(0x12, 127), each with a range of two 64-bit numbers; _IO(0x12, 95) without.
+_BLKDISCARD, _BLKZEROOUT, _BLKRRPART = 0x1277, 0x127F, 0x125F
 _STRIDE_BYTES = 1 << 30
 Report = Callable[[str], None]
 
@@ -121,6 +121,8 @@ def _wipe(disk: Disk, report: Report) -> None:
             os.close(fd)
         if not _is_blank(hold, disk):
             raise NodeError(f"{disk.summary()} still holds something after it was wiped", reason="DISK_FAILED")
+        with contextlib.suppress(OSError):  # it has no partitions, or udev was faster
+            fcntl.ioctl(hold.fd, _BLKRRPART)
     finally:
         hold.close()
 

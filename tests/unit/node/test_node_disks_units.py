@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from judge_node.cli import build_parser
 from judge_node.disks.facts import Wanted
-from judge_node.disks.unit import BOOT_UNIT, bind_text, boot_arguments, boot_text, mount_text, unit_name
+from judge_node.disks.unit import BOOT_UNIT, bind_text, boot_arguments, boot_text, mount_text, read_boot_arguments, unit_name
 from unit.node.disk_facts import VOLUME, WANTED
 
 GATED = replace(WANTED, gates=("kubelet.service", "vllm-proxy.service"), wait_seconds=60)
@@ -70,6 +70,17 @@ def test_boot_unit_asks_for_what_was_asked_for(owner: str) -> None:
     )  # fmt: skip
     assert (said.owning_group, said.gate, said.wait) == ("judges", ["kubelet.service", "a@b.service"], 90)
     assert said.nodeadm_path == ("/data/disks" if owner == "nodeadm" else "/mnt/k8s-disks")
+
+
+@pytest.mark.parametrize("owner", ["auto", "nodeadm", "judge"])
+def test_arguments_are_read_back_from_the_boot_unit_as_they_were_written(owner: str) -> None:
+    for wanted in (WANTED, EVERYTHING, replace(EVERYTHING, models=("50% $HOME", "it's"))):
+        assert read_boot_arguments(boot_text(wanted, owner)) == boot_arguments(wanted, owner)
+
+
+@pytest.mark.parametrize("text", ["", "[Service]\n", "ExecStart=/bin/true disks ensure\n", "ExecStart=\n"])
+def test_boot_unit_of_another_program_has_no_arguments_of_ours(text: str) -> None:
+    assert read_boot_arguments(text) == []
 
 
 def test_boot_unit_says_only_what_is_no_default() -> None:

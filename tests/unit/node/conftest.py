@@ -1,0 +1,45 @@
+"""Loop devices for the tests that need root. Each starts without a note of a run, and leaves this machine's alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from judge_node.disks.record import RECORD, RESULT
+from unit.node.loop_disks import Disk
+
+
+@pytest.fixture
+def no_record() -> Iterator[None]:
+    """Start without the note and the result of a run, and leave those of this machine as they were."""
+    kept = {path: path.read_bytes() if path.exists() else None for path in (RECORD, RESULT)}
+    for path in kept:
+        path.unlink(missing_ok=True)
+    yield
+    for path, data in kept.items():
+        if data is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(data)
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path, no_record: None) -> Iterator[Callable[[], Disk]]:
+    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
+        pytest.skip("needs root and loop devices: run as root on a machine with /dev/loop-control")
+    disks: list[Disk] = []
+
+    def make() -> Disk:
+        disks.append(Disk(tmp_path, len(disks) + 1))
+        return disks[-1]
+
+    yield make
+    for disk in disks:
+        disk.clean()
+
+
+@pytest.fixture
+def disk(make_disk: Callable[[], Disk]) -> Disk:
+    return make_disk()
