@@ -43,11 +43,13 @@ _MASKED = (
     "fstrim.timer", "systemd-tmpfiles-clean.timer", "mdcheck_start.timer", "mdcheck_continue.timer",
     "mdmonitor-oneshot.timer",
     "nvmefc-boot-connections.service", "nvmf-autoconnect.service", "lvm2-monitor.service",
-    "getty@tty1.service", "serial-getty@ttyS0.service", "systemd-logind.service", "systemd-pstore.service",
+    "getty@tty1.service", "serial-getty@ttyS0.service", "systemd-pstore.service",
     "systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount",
     "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount",
     "dev-hugepages.mount", "dev-mqueue.mount", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
 )  # fmt: skip
+# Starts when somebody asks for it over D-Bus, as `shutdown -r` does, and not at each boot.
+_ON_DEMAND = "usr/lib/systemd/system/multi-user.target.wants/systemd-logind.service"
 _SEED_UNIT = """\
 [Unit]
 Description=Keys and network of this lab machine
@@ -181,6 +183,7 @@ def _customise(root: Path) -> None:
     for unit in _MASKED:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")
+    (root / _ON_DEMAND).unlink()
     (units / "judge-lab-seed.service").write_text(_SEED_UNIT)
     (units / "sysinit.target.wants").mkdir(exist_ok=True)
     (units / "sysinit.target.wants/judge-lab-seed.service").symlink_to("../judge-lab-seed.service")
