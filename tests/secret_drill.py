@@ -142,7 +142,7 @@ def scenarios(typed: str) -> list[Scenario]:
     return [
         Scenario("site", ("--help",)),
         Scenario("site", ("--version",)),
-        Scenario("site", (*drill, "-vvvvv"), (1,)),
+        Scenario("site", (*drill, "-vvvvv"), (3,)),
         Scenario("run", (*drill, "run", "model_cache", "-vvvvv")),
         Scenario("run", (*drill, "--json", "run", "model_cache")),
         Scenario("run", (*drill, "run", "model_cache", "--limit", "node-1"), (130,), interrupt=True),
@@ -152,7 +152,7 @@ def scenarios(typed: str) -> list[Scenario]:
         Scenario("run", (*drill, "run", "verify", "--diff"), (1,)),
         Scenario("run", (*drill, "run", "model_cache", "-e", f"hf_token={typed}"), (2,)),
         Scenario("run", (*drill, "--json", "run", "nvme", "-e", f"x={typed}", "-e", f"hf_token={typed}"), (2,)),
-        Scenario("plan", (*drill, "plan", "nvme", "model_cache", "-vvv"), (1,)),
+        Scenario("plan", (*drill, "plan", "nvme", "model_cache", "-vvv"), (3,)),
         Scenario("config show", (*drill, "config", "show")),
         Scenario("config show", (*drill, "config", "show", "--json")),
         Scenario("config show", ("--env", "far", "config", "show", "-vvv"), (0, 1)),
@@ -267,7 +267,8 @@ def secret_drill(root: Path) -> Iterator[SecretDrill]:
               "model_cache_repo_id": GATED, "model_cache_hub_endpoint": hub.url,
               "model_cache_token_file": str(node_token),
               # A device that is not there: the drill must not look at this machine's disks.
-              "nvme_device": "/dev/disk/by-id/judge-drill-none", "vllm_k8s_quantization": None,
+              # Nothing waits for it: these hosts share one lock.
+              "nvme_device": "/dev/disk/by-id/judge-drill-none", "nvme_wait_seconds": 0, "vllm_k8s_quantization": None,
               "vllm_k8s_kubeconfig": str(kubeconfig)}) as hosts):
         far = hosts.inventory / "far" / "group_vars"
         far.mkdir(parents=True)
