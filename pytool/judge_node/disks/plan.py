@@ -368,7 +368,7 @@ def _finish(
     """Return the plan with its diff. The evidence stands in it: it is what a person approves."""
     volume = more.get("volume")
     owner = volume.made_by if isinstance(volume, Volume) else "judge"
-    lines = [f"{disk.summary()}: {_evidence(disk, state, host)}\n" for disk in members]
+    lines = [f"{disk.summary()}: {_evidence(disk, state)}\n" for disk in members]
     mounted = "mounted" if host.mount_point.mount is not None else "not mounted"
     before = "".join(lines) + f"{wanted.mount_path}: {mounted}\n"
     after = before
@@ -382,7 +382,7 @@ def _finish(
     return build(state=state, owner=owner, members=members, steps=steps, before=before, after=after, **more)
 
 
-def _evidence(disk: Disk, state: str, host: Host) -> str:
+def _evidence(disk: Disk, state: str) -> str:
     content = disk.content
     if state == BLANK and content is not None and content.sampled_bytes and content.nonzero_at is None:
         return f"blank (no signature, no table, no holder; {format_size(content.sampled_bytes)} read, all zero)"

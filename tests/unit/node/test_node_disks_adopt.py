@@ -64,6 +64,13 @@ def test_plan_of_an_adoption_says_from_whom() -> None:
     )
 
 
+def test_all_that_has_a_disk_is_told() -> None:
+    disk = replace(BUILT[0], membership=("md127 (raid0)", "dm-0 (LVM)"))
+    mounts = (Mount("/a", "1:1", "/", "xfs", "x"), Mount("/b", "1:1", "/", "xfs", "x"))
+    lines = plan(disk, replace(TWO, mounts=mounts, held=True), volumes=(VOLUME,)).before.splitlines()
+    assert lines[0].endswith(": in use (md127 (raid0), dm-0 (LVM))") and lines[1].endswith(": in use (/a, /b)")
+
+
 def test_disk_that_cloud_init_mounted_is_in_use_where_it_is() -> None:
     there = Mount("/data", ONE.devno, "/", "ext4", "/dev/nvme1n1")
     disk = replace(ONE, mounts=(there,), held=True)

@@ -124,6 +124,13 @@ def test_mount_takes_the_first_and_names_the_others() -> None:
     )
 
 
+def test_mount_names_what_holds_data_as_well() -> None:
+    assert plan(ONE, DATA, THREE, wanted=MOUNT_ONE).notes == (
+        f"left out: {DATA.summary()}: it is not blank: data without a signature at byte 4096",
+        f"left out: {THREE.summary()}: the strategy Mount takes one disk",
+    )
+
+
 def test_raid10_takes_four() -> None:
     found = plan(ONE, TWO, THREE, FOUR, wanted=RAID10)
     assert (names(found), found.members) == ([CREATE, FORMAT, SEAL, MOUNT, MARK], (ONE, TWO, THREE, FOUR))
@@ -149,6 +156,17 @@ def test_a_disk_that_is_too_small_is_refused_before_any_is_touched(wanted: Any) 
 
 def test_300_mib_are_enough() -> None:
     assert names(plan(replace(ONE, size_bytes=300 << 20)))[0] == FORMAT
+
+
+def test_every_disk_that_is_not_blank_is_named() -> None:
+    first, second, third = (replace(disk, held=True) for disk in (ONE, TWO, THREE))
+    why = "another program, or a mount in another namespace, holds it exclusively"
+    assert refusal(first, second, third).message == (
+        f"{first.summary()} is not touched: {why}; {second.summary()}: {why}; {third.summary()}: {why}"
+    )
+    assert refusal(first, second, THREE, FOUR, wanted=RAID10).message == (
+        f"RAID10 needs 4 blank disks, this node has 2; {first.summary()}: {why}; {second.summary()}: {why}"
+    )
 
 
 def test_no_blank_disk_names_the_first_and_the_others() -> None:
@@ -197,12 +215,13 @@ def test_array_that_a_cut_run_made_is_formatted() -> None:
     found = plan(*PAIR, arrays=(array,), record=noted(ONE, TWO, array_uuid=ARRAY_UUID))
     assert (names(found), found.target, found.state) == ([FORMAT, SEAL, MOUNT, MARK], array, BLANK)
     assert found.steps[0].text == "make xfs with label judge-nvme on /dev/md127 (500.0 GiB, raid0)"
+    assert found.notes == ()
 
 
 def test_half_made_filesystem_on_our_array_is_erased_first() -> None:
     array = array_of(PAIR, content=replace(OUR_CONTENT, marker="unreadable"))
     found = plan(*PAIR, arrays=(array,), record=noted(ONE, TWO, fs_uuid="1-2-3"))
-    assert (names(found), found.erase, found.members) == ([ERASE], (array,), PAIR)
+    assert (names(found), found.erase, found.members, found.notes) == ([ERASE], (array,), PAIR, ())
     assert found.steps[0].text == (
         f"remove what a run of ours, cut off, has left half-made on {array.summary()}, then begin again"
     )
@@ -259,10 +278,25 @@ def test_inactive_rest_of_our_raid0_is_refused_too() -> None:
     assert refusal(disk, TWO, arrays=(array_of((disk,), active=False, content=None),)).reason == "ARRAY_INCOMPLETE"
 
 
-def test_array_that_a_cut_run_has_half_made_is_erased() -> None:
+@pytest.mark.parametrize("record", [noted(ONE, TWO, array_uuid=ARRAY_UUID), noted(ONE, array_uuid=ARRAY_UUID)])
+def test_array_that_a_cut_run_has_half_made_is_erased(record: Any) -> None:
     disks = stopped(ONE)
-    found = plan(*disks, TWO, record=noted(ONE, TWO, array_uuid=ARRAY_UUID))
+    found = plan(*disks, TWO, record=record)
     assert (names(found), found.erase) == ([ERASE], disks)
+
+
+def test_half_made_members_are_named() -> None:
+    disks = stopped(ONE, TWO, devices=3)
+    found = plan(*disks, THREE, record=noted(ONE, TWO, THREE, array_uuid=ARRAY_UUID))
+    assert found.steps[0].text == (
+        f"remove what a run of ours, cut off, has left half-made on {ONE.summary()} and {TWO.summary()}, "
+        "then begin again"
+    )
+
+
+def test_repair_of_a_broken_array_has_a_dash_for_a_serial_that_there_is_not() -> None:
+    error = refusal(*stopped(replace(ONE, serial=None)))
+    assert error.repair is not None and error.repair.startswith("judge-node disks release /dev/nvme1n1 --serial - ")
 
 
 def test_whole_array_of_a_cut_run_is_started_not_erased() -> None:
@@ -438,6 +472,19 @@ def test_two_arrays_of_ours_are_ambiguous_and_nothing_is_made() -> None:
     error = refusal(*disks, THREE)
     assert (error.reason, error.state, error.exit_code) == ("DISK_AMBIGUOUS", FOREIGN, 3)
     assert error.message == f"several disks or arrays are ours: {disks[0].summary()}; {disks[1].summary()}"
+
+
+def test_arrays_of_several_disks_that_are_ambiguous_are_named_with_all_of_them() -> None:
+    first, second = stopped(ONE, TWO), stopped(THREE, FOUR, uuid="f" * 32)
+    assert refusal(*first, *second).message == (
+        f"several disks or arrays are ours: {ONE.summary()} and {TWO.summary()}; "
+        f"{THREE.summary()} and {FOUR.summary()}"
+    )
+
+
+def test_member_that_another_program_holds_is_a_member_all_the_same() -> None:
+    disk = replace(member(ONE, holder=""), held=True)
+    assert refusal(disk, TWO).reason == "ARRAY_INCOMPLETE"
 
 
 def test_array_that_is_mounted_at_the_path_is_chosen_of_two() -> None:

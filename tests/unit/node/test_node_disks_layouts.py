@@ -13,7 +13,7 @@ from nvme_layouts import SOMEBODYS, Layout, Truth, generate, render
 from nvme_oracle import Action, judge
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_planner_writes_what_the_rules_say_and_nothing_that_holds_anything(seed: int) -> None:
     verdict = judge(generate(random.Random(seed)))

@@ -140,6 +140,12 @@ def test_name_of_an_array_that_no_home_host_precedes_is_the_name(monkeypatch: py
     assert signatures(monkeypatch, blkid=(0, BLKID_MD, ""), mdadm=(0, said, "")).raid == RAID
 
 
+def test_name_of_an_array_with_an_equals_sign_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = MDADM.replace("any:judge-nvme", "any:a=b=c")
+    found = signatures(monkeypatch, blkid=(0, BLKID_MD, ""), mdadm=(0, said, "")).raid
+    assert found is not None and found.name == "a=b=c"
+
+
 def test_only_the_last_part_of_an_arrays_name_is_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     said = MDADM.replace("any:judge-nvme", "a:b:judge-nvme")
     assert signatures(monkeypatch, blkid=(0, BLKID_MD, ""), mdadm=(0, said, "")).raid == RAID

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_node.disks.apply import mkfs_command
 from judge_node.disks.facts import Record
@@ -138,6 +138,7 @@ def test_ext4_is_known_by_the_places_of_its_group_descriptors_bitmaps_and_inodes
     assert not left_by_mkfs(XFS, SIZE, place, b"x" * 4096)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255), st.integers(0, 255))
 def test_every_block_of_what_was_read_is_looked_at(first: int, second: int) -> None:
     data = bytearray(MIB)

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from judge_node.cli import build_parser
 from judge_node.disks.facts import Wanted
-from judge_node.disks.unit import BOOT_UNIT, bind_text, boot_arguments, boot_text, mount_text, read_boot_arguments, unit_name
+from judge_node.disks.unit import (
+    BOOT_UNIT,
+    bind_text,
+    boot_arguments,
+    boot_text,
+    mount_text,
+    read_boot_arguments,
+    unit_name,
+)
 from unit.node.disk_facts import VOLUME, WANTED
 
 GATED = replace(WANTED, gates=("kubelet.service", "vllm-proxy.service"), wait_seconds=60)

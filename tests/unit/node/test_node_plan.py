@@ -57,6 +57,18 @@ def test_plan_shows_the_evidence_for_blank() -> None:
     )
 
 
+def test_plan_of_one_disk_says_what_is_done_and_what_comes_of_it() -> None:
+    found = plan(BLANK_DISK)
+    assert [step.text for step in found.steps] == [
+        f"make xfs with label judge-nvme on {BLANK_DISK.summary()}",
+        "make the empty directory /mnt/nvme unwritable, so that nothing fills the root disk",
+        "mount it at /mnt/nvme with noatime",
+        "write the marker file that proves it is ours",
+    ]
+    assert found.after == f"{BLANK_DISK.summary()}: ours, xfs with label judge-nvme\n/mnt/nvme: mounted\n"
+    assert found.notes == ()
+
+
 def test_our_mounted_disk_needs_nothing_and_shows_no_difference() -> None:
     found = plan(OUR_DISK, point=MOUNTED)
     assert (found.state, found.steps, found.before) == (OURS, (), found.after)
@@ -71,6 +83,7 @@ def test_our_unmounted_disk_is_mounted_and_never_formatted() -> None:
 def test_run_cut_between_mkfs_and_marker_is_finished_without_formatting() -> None:
     disk = replace(OUR_DISK, mounts=(), held=False, content=replace(OUR_CONTENT, marker="empty"))
     assert names(plan(disk)) == [SEAL, MOUNT, MARK]
+    assert plan(disk).steps[-1].text == "write the marker file that proves it is ours"
 
 
 @pytest.mark.parametrize("marker", ["missing", "mismatch", "unreadable", None])
@@ -147,6 +160,11 @@ def test_no_disk_names_what_was_looked_for_and_what_is_there() -> None:
     assert error.message == (
         "no disk matches model 'Amazon EC2 NVMe Instance Storage'; "
         "this node has /dev/nvme0n1 (20.0 GiB, Amazon Elastic Block Store)"
+    )
+    second = replace(volume, name="nvme5n1")
+    error = refusal(others=(volume, second), wanted=replace(WANTED, models=("One", "Two")))
+    assert error.message == (
+        f"no disk matches model 'One' or 'Two'; this node has {volume.summary()}, {second.summary()}"
     )
     assert refusal(wanted=replace(WANTED, device="/dev/x")).message == (
         "no disk matches device /dev/x; this node has no other disk"
