@@ -202,7 +202,9 @@ class Machine:
             ssh.ensure_key(key, self.name)
         if not self.root.image.exists():
             process.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.root, self.root.image)
-        (self.folder / "seed.tar").write_bytes(self._seed())
+        seed = self.folder / "seed.tar"
+        seed.touch(mode=0o600)  # the machine's host key is in it
+        seed.write_bytes(self._seed())
         (self.folder / "known_hosts").write_text(f"{self.name} {_public(self.host_key)}\n")
         (self.folder / "qemu.log").unlink(missing_ok=True)
         (self.folder / qemu.SOCKET).unlink(missing_ok=True)

@@ -26,8 +26,6 @@ from judge_lab.process import Process
 from judge_lab.state import NodeState, State, load
 from judge_lab.vm import EBS
 
-NAMESPACE_NODE = {"kind": "namespace"}
-
 
 class Built:
     """In the Builder's place: nothing is built."""
@@ -216,6 +214,24 @@ def test_a_machine_that_cannot_be_asked_is_not_rebooted(running: State, calls: C
     with pytest.raises(LabError, match="wanted it (running|reachable)") as caught:
         site.node("reboot", "node-1")
     assert caught.value.hint == "judge-bootstrap lab node start node-1"
+
+
+def test_a_reboot_of_namespaces_is_their_end_and_a_start_with_the_same_disk(
+    layout: Layout, running: State, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.kind = running.nodes["node-1"].kind = "namespace"
+    running.save()
+
+    def halt(_layout: Layout, node: NodeState) -> None:
+        calls.append("halt namespaces")
+        node.process = None
+
+    monkeypatch.setattr(verbs.nodes, "halt", halt)
+    monkeypatch.setattr(verbs.disks, "replace_by_blank", lambda image: pytest.fail("the disk was replaced"))
+    monkeypatch.setattr(Built, "boot", lambda built, node: calls.append(f"boot {node.name}"))
+    site.node("reboot", "node-1")
+    assert calls == ["halt namespaces", "boot node-1"]
+    assert recorded(layout).nodes["node-1"].wanted == "running"
 
 
 def test_everything_a_virtual_machine_needs_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
