@@ -112,6 +112,10 @@ test: ## Set everything up and pass all tests (what CI runs)
 bench-cli bench-nvme faults-config faults-input faults-nvme faults-run faults-secrets: setup
 	@$(BIN)/python benchmarks/$(subst -,_,$@).py
 
+.PHONY: mutation-nvme
+mutation-nvme: setup ## Change the guard of the disks in every way: do the tests see it? (25 minutes; docs/mutation.md)
+	@$(BIN)/python benchmarks/mutation_nvme.py
+
 .PHONY: figures figures-check
 figures: setup ## Run every figure at full size and write benchmarks/RESULTS.md
 	SCALE=full $(BIN)/python benchmarks/results.py $(FIGURES)
