@@ -136,6 +136,7 @@ def _ensure(wanted: Wanted, lock_wait_seconds: float) -> Result:
                 reason="FS_CREATE_FAILED",
                 state=now.state,
             )
+        now = replace(now, notes=tuple(dict.fromkeys((*first.notes, *now.notes))))
         result = _result("disks ensure", now, found, wanted, check=False)
     # The boot unit runs `ensure` itself, which wants the lock.
     if any(step.name == START for step in now.steps):
