@@ -86,7 +86,7 @@ test-contract: setup ## Packaging, import boundaries, docs, every playbook's syn
 	$(PYTEST) -q tests/contract
 test-integration: setup lab-packages vm-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
 	$(PYTEST) -q tests/integration
-test-faults: setup lab-packages ## Broken configuration, cut connections, planted secrets
+test-faults: setup lab-packages vm-packages ## Broken configuration, cut connections, planted secrets, disks on virtual machines
 	$(PYTEST) -q tests/faults
 test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role, and one for the whole site
 
@@ -111,6 +111,10 @@ test: ## Set everything up and pass all tests (what CI runs)
 .PHONY: $(FIGURES)
 bench-cli bench-nvme faults-config faults-input faults-nvme faults-run faults-secrets: setup
 	@$(BIN)/python benchmarks/$(subst -,_,$@).py
+
+# What they do to disks they do to loop devices, and faults-nvme to those of virtual machines, too.
+bench-nvme: lab-packages
+faults-nvme: lab-packages vm-packages
 
 .PHONY: mutation-nvme
 mutation-nvme: setup ## Change the guard of the disks in every way: do the tests see it? (25 minutes; docs/mutation.md)
