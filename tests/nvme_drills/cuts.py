@@ -1,7 +1,7 @@
 """`ensure` cut off: by a power cut, and by kill -9 of the parent or of its whole process group; then the next boot.
 
 Every program that `ensure` starts goes through a wrapper, which says so on the console and can stop the world before,
-in the middle of, or after the n-th of them. Between programs judge-node itself writes (its note, the marker, units), so
+in the middle of, or after one of them. Between programs judge-node itself writes (its note, the marker, units), so
 other cuts come after a share of the time that a whole run takes.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from judge_lab.vm import EBS, Machine
@@ -27,8 +27,8 @@ tool=${0##*/}
 for real in /usr/sbin/$tool /usr/bin/$tool; do [ -x $real ] && break; done
 n=$(($(cat /run/cut.n) + 1)); echo $n > /run/cut.n
 echo "drill-call $n $tool $*" > /dev/ttyS0
-read -r at how when < /run/cut.at
-[ "$n" = "$at" ] || exec $real "$@"
+read -r how when pattern < /run/cut.at
+case "$tool $*" in $pattern) ;; *) exec $real "$@" ;; esac
 stop() {
   case $how in
     power) echo drill-cut > /dev/ttyS0; [ "$1" = stay ] || sleep 600 ;;
@@ -49,17 +49,18 @@ CASES = {
     "RAID0": ("ABCD", ""),
     "RAID10": ("ABCD", "--strategy RAID10"),
 }
-# What writes; a cut before, in, or after one of these is worth more than one while disks are read.
-_WRITING = re.compile(r"mkfs\.|mdadm --(create|assemble|stop)|chattr|systemctl (?!show)|udevadm trigger")
 
 
 @dataclass(frozen=True)
 class Cut:
-    """`case`, how it is cut, and where: at a program (`when`: before | in | after it) or after a share of the time."""
+    """`case`, how it is cut, and where: at a program (`when`: before | in | after it) or after a share of the time.
+
+    `program` is a pattern of the shell for its command line.
+    """
 
     case: str
     how: str
-    call: int = 0
+    program: str = ""
     when: str = ""
     share: float = 0.0
 
@@ -110,7 +111,7 @@ class Cuts:
         if case not in self.whole:
             self._fresh()
             offset, started = self._console_size(), time.monotonic()
-            self._arm("0 - -")
+            self._arm("- - -")
             answer = self.node.ensure(self._arguments(case), "PATH=/opt/cut:$PATH")
             if answer.code != 0:
                 self.node.blame("wrong", f"{case}, not cut", str(answer))
@@ -119,15 +120,17 @@ class Cuts:
 
     def play(self, cut: Cut) -> Outcome:
         """Cut one run off, boot, and see whether it converges; what is wrong is blamed on the node."""
-        started, whole = time.monotonic(), self.measure(cut.case)
+        due_seconds = self.measure(cut.case).seconds * cut.share if cut.share else 0.0
+        started = time.monotonic()
         self._fresh()
-        self._arm(f"{cut.call} {cut.how} {cut.when}")
+        self._arm(f"{cut.how} {cut.when} {cut.program}" if cut.program else "- - -")
         offset = self._console_size()
-        self._cut(cut, offset, whole)
+        self._cut(cut, offset, due_seconds)
         calls = self._calls(offset)
         last = calls[-1][:60] if calls else "nothing"
         place = f"{cut.when} it" if cut.when else f"{cut.share:.0%} of the time"
-        reached = f"{len(calls)}/{len(whole.calls)} programs, {last} ({place})"
+        of = f" of {len(self.whole[cut.case].calls)}" if cut.case in self.whole else ""
+        reached = f"program {len(calls)}{of}, {last} ({place})"
         where = f"{cut.case}, {cut.how} at {reached}"
         left = self._left()
         if self.machine.running():
@@ -164,7 +167,7 @@ class Cuts:
     def _calls(self, offset: int) -> list[str]:
         return re.findall(r"drill-call \d+ ([^\r\n]*)", self._console_from(offset))
 
-    def _cut(self, cut: Cut, offset: int, whole: Whole) -> None:
+    def _cut(self, cut: Cut, offset: int, due_seconds: float) -> None:
         """Start `ensure` and cut it as wanted; returns when it is cut (or has ended by itself)."""
         command = f"disks ensure --mount-path {PATH} {self._arguments(cut.case)}"
         # As cloud-init starts user data: what the killed process leaves behind goes on.
@@ -174,11 +177,11 @@ class Cuts:
         )
         began = time.monotonic()
         while time.monotonic() - began < COMMAND_SECONDS:
-            if cut.share and time.monotonic() - began >= cut.share * whole.seconds:
+            if cut.share and time.monotonic() - began >= due_seconds:
                 break
-            if cut.call and cut.how == POWER and _MARK in self._console_from(offset):
+            if cut.program and cut.how == POWER and _MARK in self._console_from(offset):
                 break
-            if cut.call and cut.how != POWER and self._has_ended():
+            if cut.program and cut.how != POWER and self._has_ended():
                 return
             time.sleep(0.005 if cut.how == POWER or cut.share else 0.3)
         else:
@@ -235,21 +238,37 @@ class Cuts:
         return by
 
 
-def choose(cuts: Cuts, cases: Sequence[str], count: int) -> Iterator[Cut]:
-    """Yield `count` cuts, spread over the cases and, in each, from its first to its last program."""
-    per_case, hows, whens = -(-count // len(cases)), (POWER, GROUP, POWER, PARENT), ("in", "after", "before")
-    for number in range(count):
-        case, index = cases[number // per_case], number % per_case
-        how, share = hows[number % len(hows)], (index + 0.5) / per_case
-        if index % 3 == 2:  # a third of them wherever it is then: judge-node's own writing included
-            cuts.measure(case)
-            yield Cut(case, how, share=share)
-            continue
-        calls = cuts.measure(case).calls
-        writing = [at for at, call in enumerate(calls, 1) if _WRITING.match(call)]
-        yield Cut(case, how, writing[int(share * len(writing))], whens[number % len(whens)])
+XFS, EXT4, RAID0, RAID10 = CASES
+CREATE, MKFS = "mdadm --create *", "mkfs.*"
+# What CI plays: the moments at which a disk becomes another thing.
+QUICK = (
+    Cut(XFS, POWER, MKFS, "in"),
+    Cut(RAID0, POWER, CREATE, "in"),
+    Cut(EXT4, PARENT, MKFS, "in"),
+    Cut(XFS, GROUP, "systemctl reenable *", "after"),
+)
+# The shares stand for whatever is done then: the reading, and judge-node's own writing, included.
+ALL = (
+    *QUICK,
+    Cut(XFS, GROUP, MKFS, "in"),
+    Cut(XFS, POWER, "systemctl start *", "in"),
+    Cut(XFS, PARENT, share=0.80),
+    Cut(EXT4, POWER, MKFS, "in"),
+    Cut(EXT4, POWER, "chattr *", "after"),
+    Cut(EXT4, GROUP, share=0.25),
+    Cut(EXT4, POWER, share=0.65),
+    Cut(RAID0, PARENT, CREATE, "in"),
+    Cut(RAID0, POWER, MKFS, "after"),
+    Cut(RAID0, GROUP, "systemctl daemon-reload", "before"),
+    Cut(RAID0, POWER, share=0.50),
+    Cut(RAID10, POWER, CREATE, "in"),
+    Cut(RAID10, POWER, CREATE, "after"),
+    Cut(RAID10, GROUP, MKFS, "in"),
+    Cut(RAID10, POWER, "systemctl restart *", "before"),
+    Cut(RAID10, PARENT, share=0.90),
+)
 
 
-def play(cuts: Cuts, cases: Sequence[str], count: int) -> list[Outcome]:
-    """Play `count` cuts on a machine that is on."""
-    return [cuts.play(cut) for cut in choose(cuts, cases, count)]
+def play(cuts: Cuts, chosen: Iterable[Cut]) -> list[Outcome]:
+    """Play the cuts on a machine that is on."""
+    return [cuts.play(cut) for cut in chosen]

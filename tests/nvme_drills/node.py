@@ -48,7 +48,11 @@ for n in 1 2; do
 done
 vgchange -qq -an
 dmsetup remove_all
-mdadm --stop --scan
+# A member that is let go makes udev start the array again.
+for n in 1 2 3 4 5; do
+  grep -q '^md' /proc/mdstat || break
+  mdadm --stop --scan; for md in /dev/md[0-9]*; do mdadm --stop "$md"; done; udevadm settle
+done
 cd /etc/systemd/system && rm -rf mnt-* judge-node-disks.service ./*.wants/judge-node-disks.service \
   ./*.requires/judge-node-disks.service
 rm -rf /var/lib/judge-node /run/judge-bootstrap /usr/local/lib/judge-bootstrap /.aws
