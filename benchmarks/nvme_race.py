@@ -187,8 +187,10 @@ class Race:
 
     def _count(self, order: dict[str, Any], wrote: dict[str, Any], fstype: str, refused: str | None) -> None:
         claims = order["exclusive"] or order["argv"]
+        if wrote["error"] is not None and not claims:  # an input/output error: its signature is not on the disk
+            self.counted[f"writer failed ({os.strerror(wrote['error'])})"] += 1
+            return
         if wrote["error"] is not None:
-            assert claims, wrote
             self.counted["writer kept out"] += 1
             if refused is not None:  # it had the disk when mkfs wanted it, or looked at it at that moment
                 self.counted["both gave up"] += 1
@@ -202,7 +204,7 @@ class Race:
             where = f"after mkfs.{fstype} had started, " + ("with O_EXCL" if claims else "without O_EXCL")
         self.counted[where] += 1
         if intact and refused is not None:
-            assert refused.startswith("DISK_") or refused == "FS_CREATE_FAILED", refused
+            assert refused.startswith(("DISK_", "FS_")), refused
         elif not where.startswith("after"):
             self.counted["lost"] += 1
             self.lost.append({**{key: order[key] for key in ("moment", "kind", "exclusive")}, "fstype": fstype,

@@ -376,6 +376,13 @@ def test_half_made_disk_is_no_spare() -> None:
     assert found.spares == ()
 
 
+def test_disk_with_traces_of_our_mkfs_is_a_spare() -> None:
+    disks, array = degraded()
+    traces = replace(FOUR, content=replace(ZERO, nonzero_at=4096, unfinished=True))
+    found = plan(*disks, traces, arrays=(array,), point=point_of(array), record=noted(FOUR, fs_uuid="9"))
+    assert found.spares == (traces,)
+
+
 def test_whole_array_is_given_no_spare() -> None:
     array = mounted_at(PATH, array_of(PAIR, content=OURS_ON_ARRAY))
     assert plan(*PAIR, THREE, arrays=(array,), point=point_of(array)).spares == ()

@@ -82,6 +82,31 @@ def test_second_group_of_4_16_or_32_is_read_wide_and_every_quarter() -> None:
         assert (group * (10 << 30) - spread, 2 * spread) in found, group
 
 
+GROUP = 128 * MIB  # of ext4 with blocks of 4 KiB
+
+
+@pytest.mark.parametrize(
+    ("groups", "backups"), [(82, [1, 3, 5, 7, 9, 25, 27, 49, 81]), (81, [1, 3, 5, 7, 9, 25, 27, 49])]
+)
+def test_ext_backups_are_in_groups_1_and_the_powers_of_3_5_and_7(groups: int, backups: list[int]) -> None:
+    assert list(places.ext_backups(groups * GROUP, (4096,))) == [number * GROUP for number in backups]
+
+
+def test_ext_backups_are_looked_for_with_all_three_block_sizes_on_the_disk_and_in_its_first_partition() -> None:
+    assert list(places.ext_backups(GROUP)) == [
+        *(number * 8 * MIB for number in (1, 3, 5, 7, 9)), 32 * MIB, 96 * MIB
+    ]  # fmt: skip
+    found = {offset for offset, _ in places.survivors(2 * GROUP)}
+    assert {8 * MIB, 32 * MIB, GROUP, 9 * MIB, 33 * MIB, GROUP + MIB} <= found
+
+
+def test_groups_of_xfs_on_a_disk_of_4_tib_and_more_are_read_as_far_as_a_partition_shifts_them() -> None:
+    tib = 1 << 40
+    found = set(places.survivors(7 * tib))
+    for number in range(1, 7):
+        assert (number * (tib - 4096), MIB + 4096) in found
+
+
 def test_share_of_data_that_the_samples_bound_is_the_one_that_is_documented() -> None:
     assert 0.9983**places.SAMPLE_COUNT < 0.001
     assert "0.17 %" in (places.__doc__ or "") and f"{places.SAMPLE_COUNT:,}" in (places.__doc__ or "")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from judge_node.disks import probe
-from judge_node.disks.facts import Content, Raid
+from judge_node.disks.facts import Content, Raid, Record
 from judge_node.result import NodeError
 
 # blkid -p -o export, wipefs --no-act --parsable and mdadm --examine --export of util-linux 2.38 and mdadm 4.2.
@@ -219,6 +219,16 @@ def test_reading_stops_at_the_first_place_with_data(tmp_path: Path) -> None:
     with image.open("rb") as file:
         found = probe.read_blocks(file.fileno(), 5 << 20, complete=False)
     assert found == Content(nonzero_at=2 << 20, sampled_bytes=3 << 20)
+
+
+def test_first_place_with_data_is_told_although_the_reading_goes_on(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    uuid = "0d1e2f30-4152-4637-8849-5a6b7c8d9eaf"
+    block = bytes.fromhex(uuid.replace("-", "")).ljust(1 << 20, b"\0")
+    image.write_bytes(bytes(1 << 20) + block + bytes(1 << 20) + block + bytes(1 << 20))
+    with image.open("rb") as file:
+        found = probe.read_blocks(file.fileno(), 5 << 20, complete=False, record=Record(fs_uuid=uuid, fstype="xfs"))
+    assert found == Content(nonzero_at=1 << 20, unfinished=True, sampled_bytes=5 << 20)
 
 
 def test_complete_proof_finds_what_no_place_and_perhaps_no_sample_is_at(tmp_path: Path) -> None:

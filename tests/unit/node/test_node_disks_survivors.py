@@ -76,7 +76,7 @@ def test_filesystem_on_the_whole_disk_is_found_after_both_ends_were_wiped(
     assert at is not None and at >= 16 * MIB - 4096
 
 
-@pytest.mark.parametrize("size", [2 * GIB + 4096, 9 * GIB + 12_288, 250_000_000_000 // 4096 * 4096, 6 << 40])
+@pytest.mark.parametrize("size", [2 * GIB + 4096, 9 * GIB + 12_288, 250_000_000_000 // 4096 * 4096, 7 << 40])
 def test_xfs_is_found_on_disks_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     image = tmp_path / "disk"
     try:
