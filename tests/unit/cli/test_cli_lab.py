@@ -35,7 +35,7 @@ def test_status_as_json_is_the_status_itself(desk: Desk) -> None:
     assert answer["stand_ins"] == ["AWS: moto", "GPU: a device plugin"]
 
 
-@pytest.mark.parametrize("verb", ["stop", "start", "add", "kill", "cut"])
+@pytest.mark.parametrize("verb", ["stop", "start", "add", "kill", "cut", "reboot"])
 def test_node_hands_the_verb_and_the_name_on(desk: Desk, verb: str) -> None:
     assert desk.invoke("lab", "node", verb, "node-1").output == f"node-1: {verb} done\n"
     assert desk.lab.asked == [(verb, "node-1")]
