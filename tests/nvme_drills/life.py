@@ -278,7 +278,7 @@ class Life:
             self._wrong(f"{PATH} can be written although nothing is mounted there")
 
 
-QUICK = ("first_run", "renamed", "both_blank", "one_blank")
+QUICK = ("first_run", "both_blank", "one_blank")
 STEPS = ("first_run", "reboot", "renamed", "stale_mdadm_conf", "late", "unmounted_by_hand", "initrd", "both_blank",
          "one_blank", "somebody_elses", "foreign_data_on_a_member", "fewer", "more")  # fmt: skip
 
