@@ -21,6 +21,7 @@ from .facts import Disk, Wanted, disk_as_dict, format_size
 from .judge import BLANK, judge
 from .places import SLICE_BYTES
 from .probe import Hold, read_blocks, read_signatures
+from .raid import locked_against_udev
 
 # linux/fs.h: _IO(0x12, 119) and _IO(0x12, 127), each with a range of two 64-bit numbers; _IO(0x12, 95) without.
 _BLKDISCARD, _BLKZEROOUT, _BLKRRPART = 0x1277, 0x127F, 0x125F
@@ -44,9 +45,10 @@ def release(device: str, *, serial: str | None, check: bool, lock_wait_seconds: 
             found.release(disk)
         before = f"{disk.summary()}: {_carries(disk)}\n"
         if not check:
-            for array in held_by:
-                checked(["mdadm", "--stop", array.node or f"/dev/{array.name}"], reason="DISK_BUSY")
-            _wipe(disk, report)
+            with locked_against_udev((disk,)):
+                for array in held_by:
+                    checked(["mdadm", "--stop", array.node or f"/dev/{array.name}"], reason="DISK_BUSY")
+                _wipe(disk, report)
     did = "would be blank, and all that is on it lost" if check else "is blank"
     return Result(
         command="disks release",
