@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,8 @@ only_mutate = {json.dumps([f"src/judge_node/disks/{name}.py" for name in MODULES
 also_copy = ["benchmarks"]
 pytest_add_cli_args_test_selection = {json.dumps([f"tests/unit/node/{name}.py" for name in TESTS])}
 """
+# A changed loop may fill a list for ever: the machine must outlive that.
+MOST_MEMORY_BYTES = 2 << 30
 SURVIVED, TIMED_OUT = 0, (36, 24, -24, 152, 255)
 
 
@@ -61,6 +64,7 @@ def main() -> int:
     """Run it and print the share of mutants that the tests kill."""
     mutmut = Path(sys.executable).with_name("mutmut")
     copy()
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
     argv = ["nice", str(mutmut), "run", "--max-children", str(os.cpu_count() or 1), *MUTANTS]
     with (WORK / "run.log").open("wb") as log:
         subprocess.run(argv, cwd=WORK, stdout=log, stderr=subprocess.STDOUT, check=False)

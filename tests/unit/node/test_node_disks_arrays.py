@@ -103,6 +103,11 @@ def test_disks_without_serials_are_joined_in_the_order_of_their_names() -> None:
     assert [disk.name for disk in plan(*nameless, wanted=RAID0).members] == ["nvme1n1", "nvme2n1", "nvme3n1"]
 
 
+def test_disk_without_a_serial_comes_before_those_with_one() -> None:
+    nameless = replace(THREE, serial=None)
+    assert plan(ONE, nameless, TWO, wanted=RAID0).members == (nameless, ONE, TWO)
+
+
 def test_raid0_leaves_out_what_holds_data_and_names_it() -> None:
     found = plan(ONE, DATA, THREE, wanted=RAID0)
     assert (names(found)[0], found.members) == (CREATE, (ONE, THREE))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_node.disks import apply, record
 from judge_node.disks.discover import Found
@@ -73,6 +73,7 @@ def test_note_that_cannot_be_read_proves_nothing(files: Path, text: bytes) -> No
     assert read_record() == Record()
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=200) | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(
     lambda value: json.dumps({"serials": value, "disks": 1, "fs_uuid": value}).encode()))  # fmt: skip
 def test_any_note_is_survived(text: bytes) -> None:
