@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from judge_lab.vm import EBS, Machine
 
-from .node import COMMAND_SECONDS, GATE, MIB, PATH, Node, blank_digest, tell
+from .node import COMMAND_SECONDS, GATE, MIB, PATH, RESULT, Node, blank_digest, tell
 
 TOOLS = ("blkid", "wipefs", "mdadm", "mkfs.xfs", "mkfs.ext4", "systemctl", "udevadm", "chattr", "lsattr", "unshare",
          "mount")  # fmt: skip
@@ -33,7 +33,7 @@ stop() {
   case $how in
     power) echo drill-cut > /dev/ttyS0; [ "$1" = stay ] || sleep 600 ;;
     parent) kill -9 $PPID ;;
-    group) kill -9 -- -$(cut -d ' ' -f 5 /proc/$PPID/stat) ;;
+    group) kill -9 -$(cut -d ' ' -f 5 /proc/$PPID/stat) ;;
   esac
 }
 case $when in
@@ -182,6 +182,8 @@ class Cuts:
             if cut.program and cut.how == POWER and _MARK in self._console_from(offset):
                 break
             if cut.program and cut.how != POWER and self._has_ended():
+                if self.machine.run(f"[ -e {RESULT} ]", check=False).returncode == 0:
+                    self.node.blame("wrong", str(cut), "the drill is broken: the run ended, nobody killed it")
                 return
             time.sleep(0.005 if cut.how == POWER or cut.share else 0.3)
         else:

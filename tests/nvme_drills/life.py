@@ -15,7 +15,7 @@ from typing import Any
 
 from judge_lab.vm import EBS, Disk, Machine, digest
 
-from .node import GATE, MIB, PATH, Node, tell
+from .node import GATE, MIB, PATH, RESULT, Node, tell
 
 ARGUMENTS = f"--gate {GATE} --wait 10"
 _BOOT_UNIT = "judge-node-disks.service"
@@ -224,7 +224,7 @@ class Life:
             "cd /etc/systemd/system; ls -l --time-style=full-iso mnt-nvme.mount judge-node-disks.service 2>/dev/null "
             "| sha256sum\n"
             f"systemctl is-active {_BOOT_UNIT}\nsystemctl is-active {GATE}\n"
-            "cat /run/judge-bootstrap/disks-result.json 2>/dev/null || echo '{}'",
+            f"cat {RESULT} 2>/dev/null || echo '{{}}'",
             timeout=900,
             check=False,
         ).stdout.split("\n")

@@ -23,7 +23,7 @@ from judge_node.bundle import build_pyz
 MIB = 1 << 20
 PATH = "/mnt/nvme"
 GATE = "stands-for-kubelet.service"
-RECORD = "/var/lib/judge-node/disks.json"
+RESULT = "/run/judge-bootstrap/disks-result.json"  # of the last run that was not killed
 COMMAND_SECONDS = 900  # an emulated CPU that is shared: what takes a second on a node takes twenty
 _STABLE_SECONDS, _STABLE_MOST_SECONDS = 2.0, 30.0
 _LIBRARY = """
@@ -48,11 +48,9 @@ for n in 1 2; do
 done
 vgchange -qq -an
 dmsetup remove_all
-# A member that is let go makes udev start the array again.
-for n in 1 2 3 4 5; do
-  grep -q '^md' /proc/mdstat || break
-  mdadm --stop --scan; for md in /dev/md[0-9]*; do mdadm --stop "$md"; done; udevadm settle
-done
+# A member that is let go makes udev start the array again, so it gets no say until the disks are gone.
+udevadm settle; udevadm control --stop-exec-queue
+mdadm --stop --scan
 cd /etc/systemd/system && rm -rf mnt-* judge-node-disks.service ./*.wants/judge-node-disks.service \
   ./*.requires/judge-node-disks.service
 rm -rf /var/lib/judge-node /run/judge-bootstrap /usr/local/lib/judge-bootstrap /.aws
@@ -223,6 +221,7 @@ class Node:
         """Undo all that a drill, and judge-node, left on the root disk and in the kernel; no disk is shown then."""
         self.machine.run(_CLEAR, timeout=COMMAND_SECONDS, check=False)
         self.hide(self.shown)
+        self.sh("udevadm control --start-exec-queue; udevadm settle")
         left = self.sh("ls /sys/block | grep -E '^(md|dm-)' || true").split()
         if left:
             raise LabError(f"{', '.join(left)} is left of the last drill")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .node import PATH, Node, blank_digest, tell
+from .node import PATH, RESULT, Node, blank_digest, tell
 
 SEEN = ("ext4", "a partition table", "somebody's md member")
 WRITERS = {
@@ -68,7 +68,8 @@ def _play(node: Node, writer: str) -> tuple[str, bool]:
     node.show("AB")
     node.machine.put(WRITERS[writer].encode(), "/run/race.writer")
     node.sh(
-        "rm -f /run/race.ready /run/race.go /run/judge-bootstrap/disks-result.json\n"
+        "rm -f /run/race.ready /run/race.go\n"
+        f"rm -f {RESULT}\n"
         "systemd-run --quiet --unit=race --collect -E PATH=/opt/race:$PATH "
         f"judge-node disks ensure --mount-path {PATH}"
     )
@@ -77,7 +78,7 @@ def _play(node: Node, writer: str) -> tuple[str, bool]:
     node.sh("touch /run/race.go; wait_for '! systemctl is-active -q race'")
     after = node.digests()
     reason = node.sh(
-        "python3 -c 'import json; r = json.load(open(\"/run/judge-bootstrap/disks-result.json\")); "
+        f"python3 -c 'import json; r = json.load(open(\"{RESULT}\")); "
         "print(r[\"reason\"] or r[\"state\"])'"
     ).strip()
     blank, lost = blank_digest(node.machine.folder, node.disks["A"].size_bytes), False
