@@ -26,7 +26,6 @@ from run_drills import (
     RUN_ID,
     SOURCE,
     command_line,
-    is_node_program,
     private_directories_of,
     slow_download,
 )
@@ -193,6 +192,8 @@ class SecretDrill:
         """Run one scenario under observation; return its exit code."""
         log = self.root / "run.log"
         self.hub.faults[:] = [slow_download()] if scenario.interrupt else []
+        if scenario.interrupt:
+            self._forget_the_model()
         process = subprocess.Popen([sys.executable, "-m", "judge_bootstrap", *scenario.words], cwd=self.root / "work",
                                    env={**self.environment(log), **scenario.environment}, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, start_new_session=True)
@@ -200,7 +201,7 @@ class SecretDrill:
         sampler = threading.Thread(target=self._sample, args=(scenario, process.pid, ended), daemon=True)
         sampler.start()
         if scenario.interrupt:
-            wait_until(lambda: any(map(is_node_program, self.hosts.processes())), 60, "the node program")
+            wait_until(lambda: process.poll() is not None or self._fetching(), 60, "a host to fetch the model")
             process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=300)
         ended.set()
@@ -220,6 +221,15 @@ class SecretDrill:
             raise AssertionError(f"{scenario.name} ended with {process.returncode}, wanted one of {scenario.codes}:\n"
                                  f"{stdout.decode()}\n{stderr.decode()}")
         return process.returncode
+
+    def _forget_the_model(self) -> None:
+        """Empty the stores: an earlier scenario has filled them, and a run with nothing to do ends before any Ctrl-C."""
+        for host in self.hosts.hosts:
+            host.in_namespace("rm", "-rf", f"{host.store}/hub")
+        self.hub.requests.clear()
+
+    def _fetching(self) -> bool:
+        return any(request.download_host and request.method == "GET" for request in self.hub.requests)
 
     def _sample(self, scenario: Scenario, pid: int, ended: threading.Event) -> None:
         while not ended.is_set():
