@@ -13,9 +13,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from . import __version__
+from .cache.arguments import add_cache, run_cache, seconds
 from .result import EXIT_INTERRUPTED, EXIT_OK, NodeError, Result, printable
-
-_TOKEN_MOST_BYTES = 4096  # a file such as /dev/zero must not fill the memory
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"judge-node {__version__}")
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_disks(groups.add_parser("disks", help="the local disks: plan, ensure, status, release"))
-    _add_cache(groups.add_parser("cache", help="the model store: sync, verify"))
+    add_cache(
+        groups.add_parser("cache", help="the model store: sync, verify").add_subparsers(
+            dest="verb", metavar="COMMAND", required=True, parser_class=_Parser
+        )
+    )
     status = groups.add_parser("status", help="what this node has: disks, models, and whether they are complete")
     _add_json(status)
     program = groups.add_parser("program", help="write this program as one file, for nodes to fetch")
@@ -55,7 +58,7 @@ def _add_changing(parser: argparse.ArgumentParser, lock_wait_seconds: int) -> No
     parser.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
     parser.add_argument(
         "--lock-wait",
-        type=_seconds,
+        type=seconds,
         default=lock_wait_seconds,
         metavar="SECONDS",
         help="how long to wait for another judge-node (default: %(default)s)",
@@ -140,49 +143,12 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--wait",
-        type=_seconds,
+        type=seconds,
         default=0,
         metavar="SECONDS",
         help="how long to wait for a disk to appear (default: %(default)s)",
     )
 
-
-def _add_cache(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser)
-    for verb, text in (
-        ("sync", "bring the model of a manifest into the store"),
-        ("verify", "is the model of a manifest complete?"),
-    ):
-        command = commands.add_parser(verb, help=text, description=text[0].upper() + text[1:] + ".")
-        command.add_argument("manifest", metavar="MANIFEST", help="path of the manifest, or - for stdin")
-        command.add_argument(
-            "--store", required=True, metavar="PATH", help="root of the model store, on a mounted local disk"
-        )
-        command.add_argument(
-            "--deep", action="store_true", help="hash every byte that is there, instead of comparing sizes"
-        )
-        _add_json(command)
-        if verb == "sync":
-            command.add_argument(
-                "--endpoint",
-                default="https://huggingface.co",
-                metavar="URL",
-                help="Hub or mirror (default: %(default)s)",
-            )
-            command.add_argument(
-                "--token-file", metavar="PATH", help="file with the Hub token; there is no option for the token itself"
-            )
-            _add_changing(command, 300)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to 86400")
-    return value
 
 
 def _disks(options: argparse.Namespace) -> Result | str:
@@ -262,66 +228,7 @@ def _unit(name: str) -> str:
     return name
 
 
-def _cache(options: argparse.Namespace) -> Result:
-    from .cache.manifest import parse
 
-    manifest = parse(_read_manifest(options.manifest))
-    root = Path(options.store)
-    if not root.is_absolute() or "\0" in options.store or ".." in root.parts:
-        raise NodeError(
-            f"--store is {options.store!r}, wanted an absolute path without '..'",
-            repair="use a path such as /mnt/nvme/hub",
-        )
-    if options.verb == "verify":
-        from .cache.verify import verify
-
-        return verify(manifest, root, deep=options.deep)
-    from .cache.sync import sync
-
-    return sync(
-        manifest,
-        root,
-        endpoint=options.endpoint,
-        token=_read_token(options.token_file),
-        check=options.check,
-        deep=options.deep,
-        lock_wait_seconds=options.lock_wait,
-        report=lambda line: _say(sys.stderr, line + "\n"),
-    )
-
-
-def _read_manifest(name: str) -> bytes:
-    from .cache.manifest import MAX_BYTES
-
-    if name == "-":
-        return sys.stdin.buffer.read(MAX_BYTES + 1)
-    try:
-        with Path(name).open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise NodeError(
-            f"manifest {name!r} cannot be read: {getattr(error, 'strerror', None) or error}",
-            repair="give the path of a manifest, or - for stdin",
-        ) from None
-
-
-def _read_token(name: str | None) -> str | None:
-    if not name:
-        return None
-    try:
-        with Path(name).open("rb") as file:
-            token = file.read(_TOKEN_MOST_BYTES + 1).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        raise NodeError(
-            f"token file {name!r} cannot be read: {getattr(error, 'strerror', None) or 'not text'}",
-            repair="give a file with the token in one line, or leave --token-file out",
-        ) from None
-    if not token or len(token) > _TOKEN_MOST_BYTES or not all("!" <= char <= "~" for char in token):
-        raise NodeError(
-            f"token file {name!r} does not hold one token in one line",
-            repair="write the token, and nothing else, into it",
-        )
-    return token
 
 
 def _reasons(options: argparse.Namespace) -> Result | str:
@@ -362,7 +269,7 @@ def _status(options: argparse.Namespace) -> Result:
 def _run(options: argparse.Namespace) -> Result | str:
     commands: dict[str, Any] = {
         "disks": _disks,
-        "cache": _cache,
+        "cache": lambda given: run_cache(given, lambda line: _say(sys.stderr, line + "\n")),
         "program": _program,
         "reasons": _reasons,
         "status": _status,

@@ -13,7 +13,7 @@ from ..result import NodeError
 MAX_BYTES = 16 << 20
 MAX_FILES = 10_000
 MAX_FILE_BYTES = 1 << 50
-_KEYS = {"schema", "repo_id", "revision", "commit", "files"}
+_KEYS = {"schema", "repo_id", "revision", "commit", "files", "digest"}
 _FILE_KEYS = {"path", "size", "sha256", "blob_sha1"}
 _SEGMENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
@@ -91,7 +91,7 @@ def parse(data: bytes) -> Manifest:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _wrong(f"it is not JSON ({type(error).__name__}: {str(error)[:120]})") from None
-    _check_keys(found, _KEYS, "it")
+    _check_keys(found, _KEYS, "it", optional={"digest"})
     if type(found["schema"]) is not int or found["schema"] != 1:
         raise _wrong(f"schema is {_show(found['schema'])}, wanted 1")
     repo_id = _repo_id(found["repo_id"])
@@ -101,7 +101,15 @@ def parse(data: bytes) -> Manifest:
         raise _wrong(f"files is {_show(files)}, wanted a list of 1 to {MAX_FILES} files")
     parsed = tuple(_file(file, f"files[{index}]") for index, file in enumerate(files))
     _check_together(parsed)
-    return Manifest(repo_id, _revision(found["revision"]), commit, parsed)
+    manifest = Manifest(repo_id, _revision(found["revision"]), commit, parsed)
+    if "digest" in found and _hex(found["digest"], 64, "digest") != manifest.digest:
+        raise NodeError(
+            f"the manifest of {repo_id} was edited: its digest is {found['digest'][:12]}..., "
+            f"its content has {manifest.digest[:12]}...",
+            reason="INTEGRITY_MISMATCH",
+            repair=_REPAIR,
+        )
+    return manifest
 
 
 def _file(found: Any, where: str) -> File:
