@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from judge_bootstrap.core.errors import BootstrapError, UsageProblem
 from judge_bootstrap.core.redact import is_secret_name
 
 SITE = "site"
+# Playbooks that a command of its own runs (`judge-bootstrap models`), with variables that `run` does not give.
+INTERNAL = ("models",)
 # Playbooks that are not part of the site and want each host by its name -> why.
 NAMED_HOSTS_ONLY = {"nvme_pod": "it runs a privileged pod on each node"}
 
 
 def playbook_names(root: Path) -> list[str]:
-    """Return the names of the content's playbooks, sorted."""
-    return sorted(path.stem for path in (root / "playbooks").glob("*.yml"))
+    """Return the names of the content's playbooks that `run` takes, sorted."""
+    return sorted(path.stem for path in (root / "playbooks").glob("*.yml") if path.stem not in INTERNAL)
 
 
 def complete_playbook(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -93,6 +96,34 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
 
     Raises BootstrapError for what is wrong before the first task: nothing has been touched then.
     """
+    from judge_bootstrap.cli import output
+
+    done = perform(app, command, playbooks, options)
+    steps = next_steps(done.env, done.settings, playbooks, done.result, lab=done.lab)
+    if app.json:
+        app.emit(done.result.to_json(steps))
+    output.recap(app, done.result, steps)
+    return int(done.result.exit_code)
+
+
+@dataclass(frozen=True)
+class Performed:
+    """A run that has ended: its RunResult, the settings it was made with, and what its hosts answered last."""
+
+    env: str
+    lab: bool
+    settings: Any
+    result: Any
+    # host -> judge-node's last answer there, as it was printed
+    answers: Mapping[str, Mapping[str, Any]]
+
+
+def perform(app: AppContext, command: str, playbooks: Sequence[str], options: RunOptions, *,
+            variables: Mapping[str, Any] | None = None) -> Performed:
+    """Run playbooks in an environment, showing progress; `variables` go to Ansible beside the settings.
+
+    Raises BootstrapError for what is wrong before the first task: nothing has been touched then.
+    """
     import logging
 
     from judge_bootstrap.adapters import lock, processes
@@ -106,7 +137,7 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
     app.command = command
     env = app.require_env()
     root = content_root()
-    paths = resolve_playbooks(root, playbooks)
+    paths = resolve_playbooks(root, playbooks, internal=variables is not None)
     refuse_patterns(env, command, playbooks, options.limit)
     check_tags(root, paths, (options.tags, options.skip_tags))
     refuse_secrets(options.extra_vars)
@@ -119,7 +150,8 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
                  "finishing; this run goes on where it stopped")
         processes.end(dead.run_id)
 
-    holder = lock.new_holder(run_id, f"judge-bootstrap {command} {' '.join(playbooks)}".strip())
+    named = playbooks if variables is None else ()
+    holder = lock.new_holder(run_id, f"judge-bootstrap {command} {' '.join(named)}".strip())
     with lock.held(state_dir(env) / "lock", env, holder, on_stale=clean_up_after):
         environment = services.environment(env)
         if environment.provider == "lab":
@@ -135,8 +167,9 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
         request = PlaybookRun(
             run_id=run_id, content_root=root, playbooks=paths, inventory=environment.inventory_dir, limit=options.limit,
             tags=options.tags, skip_tags=options.skip_tags, check=options.check, diff=options.diff,
-            extra_vars=settings.extra_vars(), forks=options.forks, verbosity=max(0, app.verbose - 1))
-        collector = Collector(env, playbooks, hosts, check=options.check)
+            extra_vars={**settings.extra_vars(), **(variables or {})}, forks=options.forks,
+            verbosity=max(0, app.verbose - 1))
+        collector = Collector(env, playbooks, hosts, check=options.check, again=None if variables is None else command)
         logger = logging.getLogger(FILE_ONLY)
         logger.info("run %s: %s in %s on %d hosts", run_id, holder.command, env, len(hosts))
         with output.progress(app, hosts) as progress:
@@ -151,11 +184,7 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
     result = conclude(collector, ended, command=command, run_id=run_id, check=options.check,
                       elapsed_seconds=time.monotonic() - started)
     logger.info("run %s ended with %d: %s", run_id, result.exit_code, result.to_json()["message"] or "everything holds")
-    steps = next_steps(env, settings, playbooks, result, lab=environment.provider == "lab")
-    if app.json:
-        app.emit(result.to_json(steps))
-    output.recap(app, result, steps)
-    return int(result.exit_code)
+    return Performed(env, environment.provider == "lab", settings, result, collector.last_answers())
 
 
 def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bool, elapsed_seconds: float) -> Any:
@@ -191,9 +220,12 @@ def new_run_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:6]
 
 
-def resolve_playbooks(root: Path, names: Sequence[str]) -> tuple[Path, ...]:
-    """Return the playbooks' absolute paths. Raises UsageProblem, with all names and the nearest, for an unknown one."""
-    known = playbook_names(root)
+def resolve_playbooks(root: Path, names: Sequence[str], *, internal: bool = False) -> tuple[Path, ...]:
+    """Return the playbooks' absolute paths; `internal`: also those that `run` does not take.
+
+    Raises UsageProblem, with all names and the nearest, for an unknown one.
+    """
+    known = playbook_names(root) + (list(INTERNAL) if internal else [])
     for name in names:
         if name not in known:
             raise UsageProblem(f"unknown playbook {name!r} (known: {', '.join(known) or 'none'})",

@@ -120,9 +120,14 @@ class _Host:
 class Collector:
     """Takes events as they come and says at the end what they came to."""
 
-    def __init__(self, env: str, playbooks: Sequence[str], expected: Collection[str], *, check: bool = False) -> None:
-        """`expected`: the hosts that the inventory gave for this run's limit; `playbooks`: their names, as typed."""
+    def __init__(self, env: str, playbooks: Sequence[str], expected: Collection[str], *, check: bool = False,
+                 again: str | None = None) -> None:
+        """`expected`: the hosts that the inventory gave for this run's limit; `playbooks`: their names, as typed.
+
+        `again`: the command that repairs a host by being given again, where that is not `run` of these playbooks.
+        """
         self.check = check
+        self.again = again
         self.interrupted = False
         self.env = env
         self.playbooks = tuple(playbooks)
@@ -167,6 +172,10 @@ class Collector:
     def did_anything(self) -> bool:
         """False when no task of a role or play was run, or skipped by its own condition."""
         return bool(self.tasks or any(counts.get("skipped") for counts in self.counts.values()))
+
+    def last_answers(self) -> dict[str, Mapping[str, Any]]:
+        """Return what judge-node answered last on each host that it answered on."""
+        return {name: host.verdicts[-1] for name, host in self._hosts.items() if host.verdicts}
 
     def outcomes(self) -> dict[str, HostOutcome]:
         """Return the outcome of every expected host, and of every other host that was heard of."""
@@ -231,6 +240,8 @@ class Collector:
         return "nvme_pod" if playbook == "nvme" and "nvme_pod" in self.playbooks else playbook
 
     def _repair(self, name: str, role: str | None) -> str:
+        if self.again is not None:
+            return f"judge-bootstrap --env {self.env} {self.again} --limit {name}"
         if role in ("nvme", "model_cache", "vllm_k8s"):
             playbooks = [self._by_way_of(role)]
         else:
