@@ -310,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _of_os_error(error: OSError) -> NodeError:
-    from .cache.fetch import of_os_error
+    from .cache.failures import of_os_error
 
     return of_os_error(error, error.filename or "the disk")
 

@@ -1,415 +1,605 @@
-"""Fetch one blob: hashed while it streams, resumed where an earlier attempt or process stopped, retried by kind."""
+"""Fetch blobs: many ranges at a time, hashed while they stream, resumed where an earlier process stopped.
+
+Each file has a keeper (a thread that hashes its bytes in order and makes it durable); the connections are shared by all
+files. A byte is written once and hashed from the memory it came in: nothing that was just hashed is read back.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
-import http.client
-import ipaddress
 import os
-import random
-import re
-import socket
-import ssl
 import threading
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..result import NodeError, foreign
+from ..disks.facts import format_size
+from ..files import fsync_directory
+from ..result import NodeError
+from . import journal
+from .failures import Retry, Stopped, Transient, of_os_error
+from .hashing import READ_BYTES, Hasher
+from .http import Connections
 from .manifest import File, Manifest
+from .sources import Body, Source
+from .store import Store
 
-_CHUNK_BYTES = 1 << 20  # also the most that a kill -9 loses: readinto() returns when the buffer is full
-_SOCKET_TIMEOUT_SECONDS = 30
-_PROGRESS_BYTES = 64 << 10  # less than this is no progress, or a source that drips could hold a run for ever
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-
-class Stopped(Exception):
-    """Another file failed or the process was told to stop; what is fetched so far stays for the next run."""
-
-
-class _Transient(Exception):
-    """Worth another attempt. `wait_seconds` is what the source asked for, if it did; `limited` marks a 429."""
-
-    def __init__(self, message: str, *, wait_seconds: float | None = None, limited: bool = False) -> None:
-        super().__init__(message)
-        self.wait_seconds = wait_seconds
-        self.limited = limited
-
-
-class _StartOver(Exception):
-    """The kept bytes cannot be continued; fetch from the first byte."""
+CHUNK_BYTES = 16 << 20  # one request; smaller ones cost round trips, larger ones memory
+_PIECE_BYTES = 1 << 20  # also the most that a kill -9 loses of each connection
+# So many pieces may wait in memory for the hash; beyond it, the hash reads the file, whose bytes are in memory too.
+_POOL_PIECES = 96
+_SAVE_BYTES = 256 << 20  # so much may be lost by a power cut
+_KEEPERS = 4
+_TICK_SECONDS = 1.0
 
 
 @dataclass
-class Retry:
-    """How often and how long. An attempt that brought bytes starts the count again."""
+class Totals:
+    """What a fetch did, in bytes; `sources` by name."""
 
-    attempts: int = 6
-    first_wait_seconds: float = 1.0
-    longest_wait_seconds: float = 120.0
-    stop: threading.Event = field(default_factory=threading.Event)
-    random: Callable[[], float] = random.random
-
-    def wait(self, attempt: int, asked_seconds: float | None) -> None:
-        """Sleep before the next attempt; raises Stopped when told to stop meanwhile."""
-        backoff = min(self.first_wait_seconds * 2**attempt, self.longest_wait_seconds)
-        # Jitter: the nodes of a fleet start together and would otherwise come back together.
-        seconds = (
-            backoff * (0.5 + self.random() / 2)
-            if asked_seconds is None
-            else asked_seconds + self.random() * 0.1 * asked_seconds
-        )
-        if self.stop.wait(seconds):
-            raise Stopped
+    fetched_bytes: int = 0
+    resumed_bytes: int = 0
+    sources: dict[str, int] = field(default_factory=dict)
+    limited_by: str | None = None
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects without ever taking the token to another origin, and never from https to http."""
+class _Limiter:
+    """Lets so many bytes a second pass, over all connections."""
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        before, after = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
-        if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
-            raise NodeError(
-                f"{_shown(req.full_url)} redirects to {_shown(newurl)}, wanted https", reason="SOURCE_DENIED"
-            )
-        new = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if new is not None:
-            token = req.unredirected_hdrs.get("Authorization")
-            if token is not None and (before.scheme, before.netloc) == (after.scheme, after.netloc):
-                new.add_unredirected_header("Authorization", token)
-        return new
+    def __init__(self, bytes_per_second: int) -> None:
+        self.rate = bytes_per_second
+        self._mutex = threading.Lock()
+        self._free_at = time.monotonic()
 
-
-class Source:
-    """A Hub, or a mirror with its resolve endpoint. The token stays in memory and goes to that origin only."""
-
-    def __init__(self, endpoint: str, token: str | None = None) -> None:
-        self.endpoint = check_endpoint(endpoint, with_token=token is not None)
-        self._token = token
-        self._opener = urllib.request.build_opener(_Redirects())
-
-    def url(self, manifest: Manifest, file: File) -> str:
-        """Return the documented address of the file at the commit."""
-        return f"{self.endpoint}/{manifest.repo_id}/resolve/{manifest.commit}/{urllib.parse.quote(file.path)}"
-
-    @contextlib.contextmanager
-    def open(self, url: str, offset: int) -> Iterator[http.client.HTTPResponse]:
-        """Open `url` from byte `offset`. Raises _Transient, or NodeError when another attempt would change nothing."""
-        # identity: a compressed answer has other bytes than the ones that were hashed.
-        request = urllib.request.Request(
-            url, headers={"Accept-Encoding": "identity", "User-Agent": f"judge-node/{__version__}"}
-        )
-        if self._token is not None:
-            request.add_unredirected_header("Authorization", f"Bearer {self._token}")
-        if offset:
-            request.add_header("Range", f"bytes={offset}-")
-        try:
-            response = self._opener.open(request, timeout=_SOCKET_TIMEOUT_SECONDS)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _of_status(error, url, offset) from None
-        except ssl.SSLCertVerificationError as error:
-            raise NodeError(
-                f"{_shown(url)}: its certificate is not trusted ({error.verify_message})", reason="SOURCE_DENIED"
-            ) from None
-        except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
-            cause = getattr(error, "reason", None)
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                raise NodeError(
-                    f"{_shown(url)}: its certificate is not trusted ({cause.verify_message})", reason="SOURCE_DENIED"
-                ) from None
-            raise _Transient(f"{_shown(url)}: {_describe(error)}") from None
-        with response:
-            yield response
+    def take(self, count: int, retry: Retry) -> float:
+        """Wait until `count` bytes may have come; return the seconds waited."""
+        with self._mutex:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + count / self.rate
+            seconds = self._free_at - now - 0.2  # a burst of so many seconds
+        if seconds > 0:
+            retry.wait(seconds)
+        return max(0.0, seconds)
 
 
-def check_endpoint(endpoint: str, *, with_token: bool) -> str:
-    """Return the endpoint without a trailing slash. Raises NodeError (wrong usage) when it cannot be one."""
-    wanted = "wanted a URL such as https://huggingface.co"
+@dataclass
+class _Spent:
+    """The seconds that one thread spent on each thing."""
+
+    network: float = 0.0
+    disk: float = 0.0
+    hash: float = 0.0
+    limit: float = 0.0
+
+
+class _File:
+    """One file on its way; the lock of its _Fetch guards it."""
+
+    def __init__(self, file: File, blob: Path, partial: Path) -> None:
+        self.file, self.blob, self.partial = file, blob, partial
+        self.fd = -1
+        self.log: journal.Journal | None = None
+        self.written = journal.Ranges()
+        self.queue: deque[tuple[int, int]] = deque()
+        # Written, and still in memory for the hash: where it starts -> (buffer, bytes in it).
+        self.pieces: dict[int, tuple[memoryview, int]] = {}
+        self.in_flight = 0
+        self.source = 0
+        self.refused: list[NodeError] = []
+        # Its bytes are not all of one attempt from one source.
+        self.mixed = False
+        # Its source knows no ranges: one connection brings all of it.
+        self.streamed = False
+        self.failure: BaseException | None = None
+        self.unsaved_bytes = 0
+
+    def open(self, boot: str) -> int:
+        """Open the partial file and queue what is missing; return the bytes that an earlier process left."""
+        self.fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        size = self.file.size
+        if size > CHUNK_BYTES:
+            path = journal_path(self.partial)
+            if os.fstat(self.fd).st_size != size:
+                path.unlink(missing_ok=True)
+            self.log = journal.Journal(path, size, boot)
+            self.written = self.log.ranges
+        os.ftruncate(self.fd, size)
+        self.mixed = self.written.total > 0
+        self.queue.extend(self.written.missing(size))
+        return self.written.total
+
+    def forget(self) -> None:
+        """Start over from the first byte. No connection may be at work on it."""
+        self.written = journal.Ranges()
+        if self.log is not None:
+            self.log.forget()
+        self.mixed = self.streamed = False
+        self.queue.clear()
+        self.queue.append((0, self.file.size))
+
+    def next_range(self) -> tuple[int, int] | None:
+        """Take the next range to ask for."""
+        if not self.queue or self.failure is not None or (self.streamed and self.in_flight):
+            return None
+        if self.streamed:
+            start, end = min(self.queue)[0], self.file.size
+            self.queue.clear()
+        else:
+            start, end = self.queue.popleft()
+            if end - start > CHUNK_BYTES:
+                self.queue.appendleft((start + CHUNK_BYTES, end))
+                end = start + CHUNK_BYTES
+        self.in_flight += 1
+        return start, end
+
+    def give_back(self, start: int, end: int) -> None:
+        """Queue again what was not brought of a range."""
+        self.in_flight -= 1
+        if self.streamed and not self.in_flight:
+            self.queue.clear()
+            self.queue.extend(self.written.missing(self.file.size))
+        elif start < end:
+            self.queue.appendleft((start, end))
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self.log is not None:
+            self.log.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.log, self.fd = None, -1
+
+
+def journal_path(partial: Path) -> Path:
+    """Return where the journal of a partial file is."""
+    return partial.with_name(partial.name + ".journal")
+
+
+def kept_bytes(partial: Path, file: File, boot: str) -> int:
+    """Return how many bytes of a file an earlier run left, by its journal."""
     try:
-        parts = urllib.parse.urlsplit(endpoint)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise NodeError(
-            f"--endpoint is not usable ({error}), {wanted}", repair="set model_cache_hub_endpoint"
-        ) from None
-    if (
-        parts.scheme not in ("http", "https")
-        or not host
-        or set("?#") & set(endpoint)
-        or any(c <= " " for c in endpoint)
-    ):
-        raise NodeError(f"--endpoint is {_shown(endpoint)!r}, {wanted}", repair="set model_cache_hub_endpoint")
-    if parts.username is not None:
-        raise NodeError("--endpoint carries a user name; secrets do not belong in arguments", repair="use --token-file")
-    if with_token and parts.scheme == "http" and not _is_private(host):
-        raise NodeError(f"a token would travel unencrypted to {host}", repair="use an https endpoint, or no token")
-    return endpoint.rstrip("/")
+        if file.size <= CHUNK_BYTES or partial.lstat().st_size != file.size:
+            return 0
+    except OSError:
+        return 0
+    return journal.read(journal_path(partial), file.size, boot).total
 
 
-def _is_private(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return host == "localhost"
+class _Streamed(Exception):
+    """The source sends the whole file whatever is asked: its other connections have to end first."""
 
 
-def _of_status(error: urllib.error.HTTPError, url: str, offset: int) -> Exception:
-    """Turn an HTTP status into what it means for the run."""
-    said = f"{_shown(url)} answered {error.code}"
-    why = foreign(error.headers.get("X-Error-Code") or error.reason)
-    if error.code == 416 and offset:
-        return _StartOver()
-    if error.code == 429:
-        return _Transient(said, wait_seconds=_retry_after(error.headers.get("Retry-After")), limited=True)
-    if error.code in (408, 425) or error.code >= 500:
-        return _Transient(said, wait_seconds=_retry_after(error.headers.get("Retry-After")))
-    if error.code in (401, 403):
-        return NodeError(f"{said} ({why})", reason="SOURCE_DENIED")
-    if error.code in (404, 410):
-        return NodeError(f"{said} ({why})", reason="SOURCE_NOT_FOUND")
-    return NodeError(f"{said} ({why})", reason="SOURCE_UNREACHABLE")
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header (seconds or a date) asks for, or None when it is not usable."""
-    if value is None:
-        return None
-    if value.strip().isdigit():
-        return float(value) if len(value.strip()) < 10 else float("inf")
-    try:
-        when = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return None
-    from datetime import datetime, timezone  # rarely needed
-
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=timezone.utc)
-    return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
-
-
-def _shown(url: str) -> str:
-    """Return the URL without user, query and fragment: a signed URL is a secret."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "an unreadable URL"
-    return foreign(f"{parts.scheme}://{host}{port}{parts.path}", 300)
-
-
-def _describe(error: BaseException) -> str:
-    cause = getattr(error, "reason", error)
-    if isinstance(cause, (TimeoutError, socket.timeout)):
-        return f"no answer in {_SOCKET_TIMEOUT_SECONDS} seconds"
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return foreign(cause) or type(cause).__name__
-
-
-class Hasher:
-    """All hashes that a manifest gives for one file, in one pass over its bytes."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-        # usedforsecurity: a FIPS system refuses SHA-1 otherwise, and git's blob hash is what the Hub gives.
-        self._sha1 = (
-            None if file.blob_sha1 is None else hashlib.new("sha1", b"blob %d\0" % file.size, usedforsecurity=False)
-        )
-        self._sha256 = None if file.sha256 is None else hashlib.sha256()
-
-    def update(self, data: bytes | bytearray | memoryview) -> None:
-        """Add bytes."""
-        if self._sha1 is not None:
-            self._sha1.update(data)
-        if self._sha256 is not None:
-            self._sha256.update(data)
-
-    def agrees(self) -> bool:
-        """Return whether every hash that the manifest gives is the one of the bytes so far."""
-        return (self._sha1 is None or self._sha1.hexdigest() == self._file.blob_sha1) and (
-            self._sha256 is None or self._sha256.hexdigest() == self._file.sha256
-        )
-
-
-def file_agrees(path: Path, file: File, stop: threading.Event | None = None) -> bool:
-    """Return whether the bytes at `path` are those of the manifest, without keeping them in the page cache."""
-    hasher = Hasher(file)
-    total = 0
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        while True:
-            chunk = os.read(fd, _CHUNK_BYTES)
-            if not chunk:
-                break
-            if stop is not None and stop.is_set():
-                raise Stopped
-            hasher.update(chunk)
-            # Verifying must not push the weights of a serving pod out of memory.
-            os.posix_fadvise(fd, total, len(chunk), os.POSIX_FADV_DONTNEED)
-            total += len(chunk)
-    finally:
-        os.close(fd)
-    return total == file.size and hasher.agrees()
-
-
-class Download:
-    """One blob on its way into its partial file."""
+class Fetch:
+    """Brings files of one manifest into the store, each whole and verified under its name. To be run once."""
 
     def __init__(
-        self, source: Source, url: str, file: File, partial: Path, retry: Retry, on_bytes: Callable[[int], None]
+        self,
+        store: Store,
+        manifest: Manifest,
+        sources: Sequence[Source],
+        retry: Retry,
+        *,
+        connections: int = 8,
+        limit_rate: int = 0,
+        report: Callable[[str], None] = lambda line: None,
+        on_progress: Callable[[dict[str, Any]], None] = lambda progress: None,
     ) -> None:
-        self._source, self._url, self._file, self._partial = source, url, file, partial
-        self._retry, self._on_bytes = retry, on_bytes
-        self._hasher = Hasher(file)
-        self._offset = 0
-        self.resumed_bytes = 0
+        self._store, self._manifest, self._sources, self._retry = store, manifest, sources, retry
+        self._most_connections, self._report, self._on_progress = connections, report, on_progress
+        self._limiter = _Limiter(limit_rate) if limit_rate else None
+        self._boot = journal.boot_id()
+        self._changed = threading.Condition()
+        self._waiting: deque[File] = deque()
+        self._active: list[_File] = []
+        self._dead: set[int] = set()
+        self._pool: deque[memoryview] = deque()
+        self._made_pieces = 0
+        self._failure: BaseException | None = None
+        self._ended = False
+        self._totals = Totals()
+        self._spent: list[_Spent] = []
+        self._connections: list[Connections] = []
+        self._done_files = self._done_bytes = 0
 
-    def run(self) -> None:
-        """Bring the partial file to its full, verified and durable length.
-
-        Raises NodeError (SOURCE_*, INTEGRITY_MISMATCH, SPACE_SHORT, DISK_FAILED) or Stopped; the partial file stays,
-        except after a mismatch, where it is worthless.
-        """
-        fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    def run(self, files: Sequence[File]) -> Totals:
+        """Fetch all. Raises the first failure; what is there of the other files stays for the next run."""
+        self._waiting.extend(sorted(files, key=lambda file: file.size, reverse=True))
+        requests = sum(1 + file.size // CHUNK_BYTES for file in files)
+        keepers = [self._thread(self._keep_files) for _ in range(min(_KEEPERS, len(files)))]
+        others = [self._thread(self._connect) for _ in range(min(self._most_connections, requests))]
+        others.append(self._thread(self._save))
         try:
-            self._take_up(fd)
-            for final in (False, True):
-                started_with = self.resumed_bytes
-                self._fetch(fd)
-                if self._hasher.agrees():
-                    os.fchmod(fd, 0o444)
-                    os.fsync(fd)
+            self._watch(keepers, files)
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+            if self._failure is not None or any(thread.is_alive() for thread in keepers):
+                self._retry.stop.set()
+            for connections in self._connections:
+                connections.interrupt()
+            # The store's lock is let go after this: nobody may still write then.
+            for thread in (*keepers, *others):
+                thread.join(self._retry.timeout_seconds)
+        if self._failure is not None:
+            raise self._failure
+        return self._totals
+
+    def _thread(self, work: Callable[[_Spent], None]) -> threading.Thread:
+        spent = _Spent()
+        self._spent.append(spent)
+
+        def guarded() -> None:
+            try:
+                work(spent)
+            except Stopped:
+                pass
+            except BaseException as error:  # handed to the main thread, which raises it
+                self._fail(error)
+
+        # daemon: a thread that hangs in the kernel must not keep a process that was told to end.
+        thread = threading.Thread(target=guarded, daemon=True)
+        thread.start()
+        return thread
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._failure is None:
+                self._failure = of_os_error(error, str(self._store.root)) if isinstance(error, OSError) else error
+            self._retry.stop.set()
+            self._changed.notify_all()
+
+    # The keepers: each takes one file after the other.
+
+    def _keep_files(self, spent: _Spent) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting or self._failure is not None or self._retry.stop.is_set():
                     return
-                # Once more from the first byte: after a power cut the kept part can hold zeros, and a proxy can hiccup.
-                self._start_over(fd)
-                if final or (not started_with and self._retry.attempts <= 1):
-                    break
-            raise NodeError(
-                f"{self._file.path}: the source's bytes do not have the manifest's hash, twice; nothing of it was kept",
+                file = self._waiting.popleft()
+                partial = self._store.partial / file.blob
+                kept = _File(file, self._store.blob(self._manifest, file), partial)
+                self._totals.resumed_bytes += kept.open(self._boot)
+                kept.source = next((i for i in range(len(self._sources)) if i not in self._dead), 0)
+                self._active.append(kept)
+                self._changed.notify_all()
+            try:
+                self._keep(kept, spent)
+            except OSError as error:
+                raise of_os_error(error, file.path) from None
+            finally:
+                with self._changed:
+                    self._active.remove(kept)
+                    kept.close()
+            self._report(f"{file.path}: {format_size(file.size)} verified")
+
+    def _keep(self, kept: _File, spent: _Spent) -> None:
+        """Hash a file while it comes, and make it durable under its name."""
+        again = False
+        while not self._hash(kept, spent):
+            error = NodeError(
+                f"{kept.file.path}: the bytes of {self._sources[kept.source].name} do not have the manifest's hash; "
+                "nothing of it was kept",
                 reason="INTEGRITY_MISMATCH",
                 repair="check the mirror or proxy, or resolve the manifest again",
             )
-        finally:
-            os.close(fd)
+            with self._changed:
+                # Kept bytes may be zeros after a power cut, and bytes of two sources do not say which one lies: then
+                # once more from the same source. A proxy can hiccup, so the last source gets a second try, too.
+                if not kept.mixed:
+                    if kept.source + 1 < len(self._sources):
+                        kept.refused.append(error)
+                        kept.source += 1
+                    elif again:
+                        kept.partial.unlink()
+                        journal_path(kept.partial).unlink(missing_ok=True)
+                        raise _all_refused([*kept.refused, error])
+                    else:
+                        again = True
+                kept.forget()
+                self._changed.notify_all()
+        started = time.monotonic()
+        os.fchmod(kept.fd, 0o444)
+        os.fsync(kept.fd)
+        kept.partial.rename(kept.blob)
+        fsync_directory(kept.blob.parent)
+        journal_path(kept.partial).unlink(missing_ok=True)
+        spent.disk += time.monotonic() - started
+        with self._changed:
+            self._done_files += 1
+            self._done_bytes += kept.file.size
 
-    def _take_up(self, fd: int) -> None:
-        """Hash again what an earlier process kept: its hash state died with it."""
-        size = os.fstat(fd).st_size
-        if size > self._file.size:
-            os.ftruncate(fd, 0)
-            return
-        while self._offset < size:
-            chunk = os.pread(fd, _CHUNK_BYTES, self._offset)
-            if not chunk:
-                break
+    def _hash(self, kept: _File, spent: _Spent) -> bool:
+        hasher, position, size = Hasher(kept.file), 0, kept.file.size
+        while position < size:
+            with self._changed:
+                piece, end = self._await(kept, position)
+            started = time.monotonic()
+            if piece is not None:
+                buffer, count = piece
+                hasher.update(buffer[:count])
+                self._pool.append(buffer)
+            else:
+                data = os.pread(kept.fd, min(end - position, READ_BYTES), position)
+                if not data:
+                    raise NodeError(f"{kept.partial} became shorter while it was written", reason="DISK_FAILED")
+                hasher.update(data)
+                count = len(data)
+            position += count
+            spent.hash += time.monotonic() - started
+        return hasher.agrees()
+
+    def _await(self, kept: _File, position: int) -> tuple[tuple[memoryview, int] | None, int]:
+        """Wait for the bytes at `position`: in memory, or in the file up to the end that is returned."""
+        while True:
             if self._retry.stop.is_set():
                 raise Stopped
-            self._hasher.update(chunk)
-            self._offset += len(chunk)
-        self.resumed_bytes = self._offset
+            if kept.failure is not None:
+                raise kept.failure
+            piece = kept.pieces.pop(position, None)
+            end = kept.written.end_of(position)
+            if piece is not None:
+                return piece, position
+            if end is not None:
+                return None, min([end, *(start for start in kept.pieces if start > position)])
+            self._changed.wait(_TICK_SECONDS)
 
-    def _start_over(self, fd: int) -> None:
-        os.ftruncate(fd, 0)
-        self._offset, self.resumed_bytes = 0, 0
-        self._hasher = Hasher(self._file)
+    # The connections: each takes one range after the other, of any file.
 
-    def _fetch(self, fd: int) -> None:
-        failures = 0
-        while self._offset < self._file.size:
-            before = self._offset
-            try:
-                self._attempt(fd)
-                continue
-            except _StartOver:
-                failures += 1
-                self._start_over(fd)
-                problem = _Transient(f"{_shown(self._url)} cannot continue at byte {before}")
-            except _Transient as error:
-                problem = error
-                failures = 1 if self._offset - before >= _PROGRESS_BYTES else failures + 1
-            asked = problem.wait_seconds
-            if failures >= self._retry.attempts or (asked is not None and asked > self._retry.longest_wait_seconds):
-                waits = f"; it asks to wait {asked:.0f} seconds" if asked is not None else ""
-                raise NodeError(
-                    f"{problem}, after {failures} attempts without progress{waits}",
-                    reason="SOURCE_RATE_LIMITED" if problem.limited else "SOURCE_UNREACHABLE",
-                )
-            self._retry.wait(failures - 1, asked)
-
-    def _attempt(self, fd: int) -> None:
-        """Read from one connection until the file is complete; raises _Transient when it ends before that."""
-        with self._source.open(self._url, self._offset) as response:
-            self._check_answer(fd, response)
-            buffer = memoryview(bytearray(min(_CHUNK_BYTES, max(1, self._file.size))))
-            while self._offset < self._file.size:
-                if self._retry.stop.is_set():
-                    raise Stopped
-                try:
-                    count = response.readinto(buffer[: min(len(buffer), self._file.size - self._offset)])
-                except (OSError, http.client.HTTPException) as error:
-                    raise _Transient(f"{_shown(self._url)}: {_describe(error)} at byte {self._offset}") from None
-                if not count:
-                    raise _Transient(f"{_shown(self._url)} ended at byte {self._offset} of {self._file.size}")
-                self._write(fd, buffer[:count])
-                self._on_bytes(count)
-
-    def _check_answer(self, fd: int, response: http.client.HTTPResponse) -> None:
-        """Compare what the headers promise with the manifest before a byte is taken."""
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise NodeError(
-                f"{_shown(self._url)} answers compressed although asked not to",
-                reason="INTEGRITY_MISMATCH",
-                repair="check the mirror or proxy",
-            )
-        if response.status == 200:
-            if self._offset:
-                self._start_over(fd)  # the source does not know Range
-            total = response.headers.get("Content-Length")
-        elif response.status == 206:
-            found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if found is None or int(found[1]) != self._offset:
-                raise _StartOver
-            total = None if found[3] == "*" else found[3]
-        else:
-            raise _Transient(f"{_shown(self._url)} answered {response.status}")
-        if total is not None and total.isdigit() and int(total) != self._file.size:
-            raise NodeError(
-                f"{self._file.path}: the source has {total} bytes, the manifest {self._file.size}",
-                reason="INTEGRITY_MISMATCH",
-                repair="check the mirror, or resolve the manifest again",
-            )
-
-    def _write(self, fd: int, data: memoryview) -> None:
+    def _connect(self, spent: _Spent) -> None:
+        connections = Connections(self._retry.timeout_seconds)
+        with self._changed:
+            self._connections.append(connections)
+        own = memoryview(bytearray(_PIECE_BYTES))
         try:
-            done = 0
-            while done < len(data):
-                done += os.pwrite(fd, data[done:], self._offset + done)
-        except OSError as error:
-            raise of_os_error(error, self._file.path) from None
-        # Only what is in the file is in the hash: a resumed attempt goes on from exactly here.
-        self._hasher.update(data)
-        self._offset += len(data)
+            while True:
+                with self._changed:
+                    job = self._next_job()
+                if job is None:
+                    return
+                kept, start, end = job
+                try:
+                    self._bring(_Range(kept, start, end, own), connections, spent)
+                except (NodeError, OSError) as error:  # the file's keeper raises it
+                    with self._changed:
+                        kept.failure = of_os_error(error, kept.file.path) if isinstance(error, OSError) else error
+                        self._changed.notify_all()
+        finally:
+            connections.close()
+
+    def _next_job(self) -> tuple[_File, int, int] | None:
+        while not self._ended and not self._retry.stop.is_set():
+            # The file with the fewest connections first: small ones do not wait behind a big one.
+            for kept in sorted(self._active, key=lambda kept: kept.in_flight):
+                found = kept.next_range()
+                if found is not None:
+                    return kept, *found
+            self._changed.wait(_TICK_SECONDS)
+        return None
+
+    def _bring(self, job: _Range, connections: Connections, spent: _Spent) -> None:
+        """Bring a range, from whichever source has it."""
+        failures, kept = 0, job.kept
+        try:
+            while job.position < job.end:
+                before, index = job.position, kept.source
+                source = self._sources[index]
+                try:
+                    source.pause(self._retry)
+                    self._read(job, source, connections, spent)
+                except _Streamed:
+                    return
+                except Transient as problem:
+                    failures = 1 if job.position - before >= self._retry.stall_bytes else failures + 1
+                    asked = problem.wait_seconds
+                    if failures < self._retry.attempts and (asked or 0.0) <= self._retry.longest_wait_seconds:
+                        seconds = self._retry.seconds(failures, asked)
+                        if asked is not None:
+                            source.busy(seconds)  # all connections wait, this one too
+                        else:
+                            self._retry.wait(seconds)
+                        continue
+                    waits = f"; it asks to wait {asked:.0f} seconds" if asked else ""
+                    self._refuse(kept, index, _hopeless(problem, failures, waits), dead=True)
+                    failures = 0
+                except NodeError as error:
+                    self._refuse(kept, index, error, dead=False)
+                    failures = 0
+        finally:
+            with self._changed:
+                kept.give_back(job.position, job.end)
+                self._changed.notify_all()
+
+    def _refuse(self, kept: _File, index: int, error: NodeError, *, dead: bool) -> None:
+        """Go on with the next source. Raises NodeError when there is none."""
+        with self._changed:
+            if dead:
+                self._dead.add(index)
+            if kept.source != index:
+                return  # another connection was faster
+            kept.refused.append(error)
+            if index + 1 == len(self._sources):
+                raise _all_refused(kept.refused)
+            kept.source, kept.mixed = index + 1, True
+
+    def _read(self, job: _Range, source: Source, connections: Connections, spent: _Spent) -> None:
+        started = time.monotonic()
+        body = source.open(connections, self._manifest, job.kept.file, job.position, job.end)
+        spent.network += time.monotonic() - started
+        try:
+            if (body.start, body.end) != (job.position, job.end):
+                with self._changed:
+                    job.kept.streamed = True
+                    if job.kept.in_flight > 1:
+                        raise _Streamed
+                job.end = body.end
+            self._receive(job, body, source.name, spent)
+        finally:
+            body.close(whole=job.position == body.end)
+
+    def _receive(self, job: _Range, body: Body, name: str, spent: _Spent) -> None:
+        """Take the body in pieces. A piece that is not full when the source fails is kept, too."""
+        position, watch, came = body.start, time.monotonic(), 0
+        while position < body.end:
+            buffer = self._buffer(job.own)
+            room = min(_PIECE_BYTES, body.end - position)
+            filled = 0
+            try:
+                while filled < room:
+                    now = time.monotonic()
+                    if now - watch >= self._retry.stall_seconds:
+                        if came < self._retry.stall_bytes:
+                            raise Transient(f"{body.name} brought {came} bytes in {now - watch:.0f} seconds")
+                        watch, came = now, 0
+                    most = room - filled
+                    if self._limiter is not None:
+                        most = min(most, max(4096, self._limiter.rate // 16))
+                    count = body.readinto(buffer[filled : filled + most])
+                    spent.network += time.monotonic() - now
+                    if not count:
+                        raise Transient(f"{body.name} ended at byte {position + filled} of {job.kept.file.size}")
+                    filled, came = filled + count, came + count
+                    with self._changed:
+                        self._totals.fetched_bytes += count
+                        self._totals.sources[name] = self._totals.sources.get(name, 0) + count
+                    if self._limiter is not None:
+                        waited = self._limiter.take(count, self._retry)
+                        spent.limit += waited
+                        if waited:
+                            watch, came = time.monotonic(), 0
+                    if self._retry.stop.is_set():
+                        raise Stopped
+            finally:
+                if filled:
+                    self._write(job, buffer, position, filled, spent)
+                elif buffer is not job.own:
+                    self._pool.append(buffer)
+            position += filled
+
+    def _buffer(self, own: memoryview) -> memoryview:
+        """Return a buffer that may wait for the hash, or the connection's own when too many wait already."""
+        try:
+            return self._pool.popleft()
+        except IndexError:
+            if self._made_pieces >= _POOL_PIECES:
+                return own
+            self._made_pieces += 1
+            return memoryview(bytearray(_PIECE_BYTES))
+
+    def _write(self, job: _Range, buffer: memoryview, start: int, count: int, spent: _Spent) -> None:
+        started, kept = time.monotonic(), job.kept
+        with self._changed:
+            wanted = [(max(a, start), b) for a, b in kept.written.missing(start + count) if b > start]
+        for first, last in wanted:
+            done = first
+            while done < last:
+                done += os.pwrite(kept.fd, buffer[done - start : last - start], done)
+        spent.disk += time.monotonic() - started
+        with self._changed:
+            for first, last in wanted:
+                kept.written.add(first, last)
+                if kept.log is not None:
+                    kept.log.have(first, last)
+                kept.unsaved_bytes += last - first
+            job.position = max(job.position, start + count)
+            if buffer is not job.own:
+                # Only what is in the file is in the hash, so only a piece that was written whole is hashed from memory.
+                if wanted == [(start, start + count)]:
+                    kept.pieces[start] = (buffer, count)
+                else:
+                    self._pool.append(buffer)
+            self._changed.notify_all()
+
+    # Beside them: what is durable, and how far it is.
+
+    def _save(self, spent: _Spent) -> None:
+        """Make what has come durable now and then, so that a power cut costs little."""
+        while True:
+            with self._changed:
+                if self._ended or self._retry.stop.is_set():
+                    return
+                found = next((f for f in self._active if f.log is not None and f.unsaved_bytes >= _SAVE_BYTES), None)
+                if found is None or found.log is None:
+                    self._changed.wait(_TICK_SECONDS)
+                    continue
+                length, found.unsaved_bytes = found.log.length, 0
+                data, log = os.dup(found.fd), os.dup(found.log.fileno())
+            try:
+                os.fdatasync(data)
+                with self._changed:
+                    if found.log is not None and found.log.length >= length:
+                        found.log.safe(length)
+                os.fdatasync(log)
+            finally:
+                os.close(data)
+                os.close(log)
+
+    def _watch(self, keepers: Sequence[threading.Thread], files: Sequence[File]) -> None:
+        """Wait for the keepers, and tell how far they are."""
+        started, total = time.monotonic(), sum(file.size for file in files)
+        before_bytes, before_time, before = 0, started, _Spent()
+        limits: dict[str | None, float] = {}
+        while any(thread.is_alive() for thread in keepers):
+            deadline = time.monotonic() + _TICK_SECONDS
+            for thread in keepers:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            now = time.monotonic()
+            with self._changed:
+                fetched = self._totals.fetched_bytes
+                done = self._done_bytes + sum(kept.written.total for kept in self._active)
+                names = [self._sources[kept.source].name for kept in self._active]
+                waiting_hash = sum(len(kept.pieces) for kept in self._active) >= _POOL_PIECES // 2
+            spent = _Spent(*(sum(values) for values in zip(*(vars(s).values() for s in self._spent))))
+            by = _limit(before, spent, waiting_hash=waiting_hash)
+            limits[by] = limits.get(by, 0.0) + now - before_time
+            speed = (fetched - before_bytes) / max(now - before_time, 0.001)
+            left = total - done
+            self._on_progress(
+                {
+                    "files_done": self._done_files,
+                    "files": len(files),
+                    "bytes_done": done,
+                    "bytes": total,
+                    "fetched_bytes": fetched,
+                    "bytes_per_second": round(speed),
+                    "limited_by": by,
+                    "elapsed_seconds": round(now - started, 1),
+                    "eta_seconds": round(left / speed, 1) if speed > 0 else None,
+                    "source": names[0] if names else None,
+                }
+            )
+            before_bytes, before_time, before = fetched, now, spent
+        self._totals.limited_by = max(limits, key=lambda by: limits[by]) if limits else None
 
 
-def of_os_error(error: OSError, what: str) -> NodeError:
-    """Return the typed failure of a write or read on the local disk."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NodeError(f"{what}: the disk is full; what was fetched is kept", reason="SPACE_SHORT")
-    if error.errno in (errno.EIO, errno.EROFS):
-        return NodeError(f"{what}: {error.strerror}", reason="DISK_FAILED")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return NodeError(f"{error.filename or what}: {error.strerror}", repair="run it as root")
-    return NodeError(f"{error.filename or what}: {error.strerror or error}", reason="DISK_FAILED")
+class _Range:
+    """A range that a connection is bringing; `position` is how far it is, `own` the connection's buffer."""
+
+    def __init__(self, kept: _File, start: int, end: int, own: memoryview) -> None:
+        self.kept, self.position, self.end, self.own = kept, start, end, own
+
+
+def _limit(before: _Spent, now: _Spent, *, waiting_hash: bool) -> str | None:
+    """Return what the time since `before` was spent waiting for."""
+    network, disk, limit = now.network - before.network, now.disk - before.disk, now.limit - before.limit
+    if limit > max(network, disk):
+        return "rate limit"
+    if waiting_hash and now.hash - before.hash > disk:
+        return "hash"
+    if max(network, disk) <= 0:
+        return None
+    return "disk" if disk > network else "network"
+
+
+def _hopeless(problem: Transient, failures: int, waits: str) -> NodeError:
+    return NodeError(f"{problem}, after {failures} attempts without progress{waits}", reason=problem.reason)
+
+
+def _all_refused(errors: Sequence[NodeError]) -> NodeError:
+    """Return one error for all sources: the last one's, with what the others said."""
+    if len(errors) == 1:
+        return errors[0]
+    said = "; before it, ".join(error.message for error in reversed(errors))
+    return NodeError(said, reason=errors[-1].reason, repair=errors[-1].repair)

@@ -3,11 +3,18 @@
     STORE/models--ORG--NAME/blobs/ETAG                   0444, whole and verified under this name
     STORE/models--ORG--NAME/snapshots/COMMIT/PATH        relative link to the blob
     STORE/models--ORG--NAME/refs/REVISION                the commit, for tools that ask by branch
-    STORE/.judge-bootstrap/manifests/FOLDER/COMMIT.json  the manifest that vouches for the snapshot
-    STORE/.judge-bootstrap/{partial,staging,lock}        never read by anybody else
+    STORE/.locks/judge-bootstrap/                        ours: OWN below
+    OWN/manifests/FOLDER/COMMIT.json                     the manifest that vouches for the snapshot
+    OWN/withdrawn/FOLDER/COMMIT.json                     it did, until wrong bytes were found
+    OWN/removing/FOLDER/COMMIT.json                      it did, and its removal is under way
+    OWN/{pins,checked}/FOLDER/COMMIT.json                kept on purpose, and why; when it was checked, and what was found
+    OWN/used/FOLDER/COMMIT                               its time is when the snapshot was last seen in use
+    OWN/previous/FOLDER/REVISION                         the commit that the revision pointed at before
+    OWN/{partial,staging,lock}                           never read by anybody else
 
 A snapshot is complete only when the manifest that vouches for it is there AND every link and size agrees with it. The
 order of a sync keeps that true at every instant: blobs durable, then the manifest, then the snapshot by one rename.
+A removal goes the other way: nothing vouches any more, then the snapshot goes by one rename, then its blobs.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +33,9 @@ from ..files import fsync_directory, make_directory, read_file, write_file
 from ..result import NodeError
 from .manifest import MAX_BYTES, File, Manifest, parse
 
+OWN_FOLDER = ".locks/judge-bootstrap"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REF_MOST_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,12 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.own = root / ".judge-bootstrap"
+        # In .locks because the Hub's own tools take every other name up here for a repository, and warn when it is none
+        # (huggingface_hub 2.4.0, scan_cache_dir); below .locks they only ever add a lock file of their own.
+        self.own = root / OWN_FOLDER
+        self.manifests = self.own / "manifests"
+        self.withdrawn = self.own / "withdrawn"
+        self.removing = self.own / "removing"
         self.partial = self.own / "partial"
         self.staging = self.own / "staging"
         self.lock = self.own / "lock"
@@ -60,7 +75,12 @@ class Store:
 
     def vouch(self, manifest: Manifest) -> Path:
         """Return the path of the manifest copy that vouches for the snapshot."""
-        return self.own / "manifests" / self.folder(manifest.repo_id).name / f"{manifest.commit}.json"
+        return self.note("manifests", manifest)
+
+    def note(self, kind: str, manifest: Manifest) -> Path:
+        """Return the path of what we keep about the snapshot: its manifest, pin, check or use."""
+        name = manifest.commit if kind == "used" else f"{manifest.commit}.json"
+        return self.own / kind / self.folder(manifest.repo_id).name / name
 
     def ref(self, manifest: Manifest) -> Path | None:
         """Return the ref that a branch or tag needs; a revision that is the commit itself has none, as on the Hub."""
@@ -77,7 +97,7 @@ class Store:
 
     def vouched_blobs(self, repo_id: str) -> dict[str, int]:
         """Return {name: size} of the blobs that any manifest of the repository vouches for; those were hashed once."""
-        folder = self.own / "manifests" / self.folder(repo_id).name
+        folder = self.manifests / self.folder(repo_id).name
         found: dict[str, int] = {}
         for path in sorted(folder.glob("*.json")):
             manifest = self.vouched(path)
@@ -86,9 +106,13 @@ class Store:
         return found
 
     def all_vouched(self) -> list[Manifest]:
-        """Return every manifest that the store holds."""
-        found = (self.vouched(path) for path in sorted((self.own / "manifests").glob("*/*.json")))
-        return [manifest for manifest in found if manifest is not None]
+        """Return every manifest that vouches for a snapshot."""
+        return self.all_noted("manifests")
+
+    def all_noted(self, kind: str) -> list[Manifest]:
+        """Return every manifest kept as `kind`; one that lies under another's name says nothing."""
+        found = ((path, self.vouched(path)) for path in sorted((self.own / kind).glob("*/*.json")))
+        return [manifest for path, manifest in found if manifest is not None and self.note(kind, manifest) == path]
 
     def blob_size(self, manifest: Manifest, file: File) -> int | None:
         """Return the size of the blob, or None when there is no regular file of that name."""
@@ -98,22 +122,22 @@ class Store:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
-    def partial_size(self, file: File) -> int:
-        """Return how many bytes of the blob an earlier run kept."""
-        try:
-            return (self.partial / file.blob).lstat().st_size
-        except OSError:
-            return 0
-
     def ref_is_right(self, manifest: Manifest) -> bool:
         """Return whether the branch or tag of the manifest points at its commit here."""
         ref = self.ref(manifest)
-        if ref is None:
-            return True
-        try:
-            return read_file(ref, 4096).decode().strip() == manifest.commit
-        except (OSError, ValueError):
-            return False
+        return ref is None or _commit_in(ref) == manifest.commit
+
+    def refs(self, repo_id: str) -> dict[str, str]:
+        """Return {revision: commit} of the branches and tags of the repository here."""
+        return _commits_below(self.folder(repo_id) / "refs")
+
+    def previous(self, repo_id: str) -> dict[str, str]:
+        """Return {revision: commit} of where its branches and tags pointed before."""
+        return _commits_below(self.previous_folder(repo_id))
+
+    def previous_folder(self, repo_id: str) -> Path:
+        """Return the folder of the notes of where branches and tags pointed before."""
+        return self.own / "previous" / self.folder(repo_id).name
 
     def check_no_links(self, manifest: Manifest) -> None:
         """Raise NodeError when a directory that a sync writes into is a link: root would write somewhere else."""
@@ -183,6 +207,8 @@ class Store:
             fsync_directory(Path(folder))
         make_directory(self.vouch(manifest).parent)
         write_file(self.vouch(manifest), manifest.canonical() + b"\n", 0o444)
+        for kind in ("withdrawn", "removing"):  # it is vouched for again, and stays
+            _forget(self.note(kind, manifest))
         make_directory(snapshot.parent)
         if snapshot.is_symlink() or snapshot.exists():
             # rename() cannot replace a directory with files in it. What is moved away was not complete, so nothing is
@@ -194,17 +220,51 @@ class Store:
         fsync_directory(snapshot.parent)
 
     def point_ref(self, manifest: Manifest) -> None:
-        """Point the branch or tag at the commit. Writes."""
-        ref = self.ref(manifest)
-        if ref is not None:
-            make_directory(ref.parent)
-            write_file(ref, manifest.commit.encode())
+        """Point the branch or tag of the manifest at its commit. Writes."""
+        if self.ref(manifest) is not None:
+            self.point(manifest.repo_id, manifest.revision, manifest.commit)
 
-    def clean(self) -> None:
-        """Remove what cut runs left. The caller holds the lock, so nobody is using it. Writes."""
+    def point(self, repo_id: str, revision: str, commit: str) -> None:
+        """Point a branch or tag at a commit by one rename, after a note of where it pointed. Writes."""
+        ref = self.folder(repo_id) / "refs" / revision
+        before = _commit_in(ref)
+        if before is not None and before != commit:
+            noted = self.previous_folder(repo_id) / revision
+            make_directory(noted.parent)
+            write_file(noted, before.encode())
+        make_directory(ref.parent)
+        make_directory(self.staging)
+        # Not staged beside it: whatever lies below refs/ is a branch to the Hub's tools, and an empty one after a cut
+        # makes them ignore the whole repository.
+        staged = self.staging / f"{self.folder(repo_id).name}--ref"
+        write_file(staged, commit.encode())
+        staged.replace(ref)
+        fsync_directory(ref.parent)
+
+    def stop_vouching(self, repo_id: str, wrong: AbstractSet[str]) -> list[Manifest]:
+        """Take back the word for every snapshot of the repository with one of the wrong blobs, until it is repaired.
+
+        Returns them. The caller holds the lock. Writes.
+        """
+        found = [m for m in self.all_vouched() if m.repo_id == repo_id and not wrong.isdisjoint(m.blobs())]
+        for manifest in found:
+            self.move_note("manifests", "withdrawn", manifest)
+        return found
+
+    def move_note(self, before: str, after: str, manifest: Manifest) -> None:
+        """Keep the manifest as another kind from now on, durably and by one rename. Writes."""
+        old, new = self.note(before, manifest), self.note(after, manifest)
+        make_directory(new.parent)
+        old.rename(new)
+        fsync_directory(new.parent)
+        fsync_directory(old.parent)
+
+    def clean(self, keep: AbstractSet[str] = frozenset()) -> None:
+        """Remove what cut runs left, except the parts of the blobs to `keep`. The caller holds the lock. Writes."""
         for folder in (self.partial, self.staging):
             for path in sorted(folder.glob("*")):
-                _remove(path)
+                if folder == self.staging or path.name.partition(".")[0] not in keep:
+                    _remove(path)
 
 
 def link_target(file: File) -> str:
@@ -221,6 +281,33 @@ def _listing(folder: Path) -> set[str] | None:
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
         found |= {os.path.relpath(os.path.join(parent, name), folder) for name in files + links}  # noqa: PTH118
     return found
+
+
+def _commit_in(path: Path) -> str | None:
+    """Return the commit that a ref holds, or None."""
+    try:
+        said = read_file(path, _REF_MOST_BYTES).decode("ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return said if _COMMIT.fullmatch(said) else None
+
+
+def _commits_below(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in sorted(_listing(folder) or ()):
+        commit = _commit_in(folder / name)
+        if commit is not None and not name.rpartition("/")[2].startswith("."):
+            found[name] = commit
+    return found
+
+
+def _forget(path: Path) -> None:
+    """Remove a file durably, if it is there."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    fsync_directory(path.parent)
 
 
 def _remove(path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..disks.facts import format_size
 from ..files import fsync_directory, make_directory
@@ -17,7 +19,10 @@ from .contents import check_shards
 from .manifest import File, Manifest
 from .store import Store, check_not_on_root
 
-_WORKERS = 4
+if TYPE_CHECKING:
+    from .failures import Retry
+    from .sources import Token
+
 # Kept free: the filesystem's own bookkeeping, and a disk that is full to the last byte cannot even be repaired well.
 _RESERVE_BYTES = 16 << 20
 
@@ -52,20 +57,31 @@ class Work:
         return found
 
 
-def plan_work(store: Store, manifest: Manifest, *, deep: bool = False) -> Work:
+def plan_work(store: Store, manifest: Manifest, *, deep: bool = False, stage: bool = False) -> Work:
     """Compare store and manifest by names and sizes, without reading a blob; `deep` asks for all to be hashed again."""
     problems = store.problems(manifest)
+    point_ref = not stage and not store.ref_is_right(manifest)
     if not problems and not deep:
-        return Work((), (), publish=False, point_ref=not store.ref_is_right(manifest), kept_bytes=0)
+        return Work((), (), publish=False, point_ref=point_ref, kept_bytes=0)
     vouched = store.vouched_blobs(manifest.repo_id)
     fetch, recheck, kept = [], [], 0
     for file in manifest.blobs().values():
         if store.blob_size(manifest, file) != file.size:
             fetch.append(file)
-            kept += min(store.partial_size(file), file.size)
+            kept += _kept_bytes(store, file)
         elif deep or vouched.get(file.blob) != file.size:
             recheck.append(file)
-    return Work(tuple(fetch), tuple(recheck), bool(problems), not store.ref_is_right(manifest), kept)
+    return Work(tuple(fetch), tuple(recheck), bool(problems), point_ref, kept)
+
+
+def _kept_bytes(store: Store, file: File) -> int:
+    partial = store.partial / file.blob
+    if not partial.exists():
+        return 0
+    from .fetch import kept_bytes
+    from .journal import boot_id
+
+    return kept_bytes(partial, file, boot_id())
 
 
 def sync(
@@ -74,7 +90,7 @@ def sync(
     *,
     sources: tuple[str, ...] = (),
     endpoint: str | None,
-    token: str | None = None,
+    token: Token = None,
     connections: int = 8,
     limit_rate: int = 0,
     check: bool = False,
@@ -82,11 +98,14 @@ def sync(
     stage: bool = False,
     lock_wait_seconds: float = 3600,
     guard: Callable[[Path], str | None] = check_not_on_root,
-    retry: Any = None,
+    retry: Retry | None = None,
     report: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[dict[str, Any]], None] = lambda progress: None,
 ) -> Result:
     """Bring the model into the store at `root`; a complete one costs one stat a file and no lock.
 
+    `sources` are the mirrors, asked before the Hub at `endpoint`; `stage` leaves the branch where it is. About once a
+    second `on_progress` gets how far the fetch is (bytes, files, speed, what limits it).
     Raises NodeError: SOURCE_*, INTEGRITY_MISMATCH, SPACE_SHORT, MOUNT_MISSING, DISK_FAILED, LOCKED. `guard` says why
     the store must not be written to, or None.
     """
@@ -99,7 +118,7 @@ def sync(
             repair=f"judge-node disks ensure --mount-path {root.parent}",
         )
     store.check_no_links(manifest)
-    work = plan_work(store, manifest, deep=deep)
+    work = plan_work(store, manifest, deep=deep, stage=stage)
     if not work:
         return Result(
             command="cache sync",
@@ -117,10 +136,11 @@ def sync(
             raise NodeError(f"{not_mounted}, wanted a mounted local disk", reason="MOUNT_MISSING")
         store.check_no_links(manifest)
         try:
-            work, did = _sync_locked(store, manifest, deep, endpoint, token, retry, report)
+            fetching = _Fetching(tuple(sources), endpoint, token, connections, limit_rate, retry, report, on_progress)
+            work, did = _sync_locked(store, manifest, fetching, deep=deep, stage=stage)
         except NodeError as error:
             # It is pasted at three in the morning: no word in it may stand for something else.
-            for word, value in (("ENDPOINT", endpoint), ("STORE", str(root))):
+            for word, value in (("ENDPOINT", endpoint or sources[0]), ("STORE", str(root))):
                 error.repair = error.repair.replace(word, value) if error.repair else None
             raise
     result = Result(command="cache sync", state="complete", facts={**_facts(store, manifest, work), **did})
@@ -132,6 +152,20 @@ def sync(
         f"{format_size(did['fetched_bytes'])} fetched, {format_size(did['resumed_bytes'])} kept from before"
     )
     return result
+
+
+@dataclass(frozen=True)
+class _Fetching:
+    """What a fetch needs to know, apart from what to fetch."""
+
+    sources: tuple[str, ...]
+    endpoint: str | None
+    token: Token
+    connections: int
+    limit_rate: int
+    retry: Retry | None
+    report: Callable[[str], None]
+    on_progress: Callable[[dict[str, Any]], None]
 
 
 def _preview(store: Store, manifest: Manifest, work: Work, not_mounted: str | None) -> Result:
@@ -153,30 +187,39 @@ def _preview(store: Store, manifest: Manifest, work: Work, not_mounted: str | No
 
 
 def _sync_locked(
-    store: Store,
-    manifest: Manifest,
-    deep: bool,
-    endpoint: str,
-    token: str | None,
-    retry: Any,
-    report: Callable[[str], None],
-) -> tuple[Work, dict[str, int]]:
+    store: Store, manifest: Manifest, fetching: _Fetching, *, deep: bool, stage: bool
+) -> tuple[Work, dict[str, Any]]:
     """Do the work, and return it as it turned out to be, with the bytes that were fetched and kept."""
-    from .fetch import Retry, Source  # ssl and http cost 50 ms, which a sync with nothing to do need not pay
+    from .failures import Retry  # ssl and http cost 50 ms, which a sync with nothing to do need not pay
+    from .fetch import Fetch
+    from .sources import make_sources
 
-    source = Source(endpoint, token)
-    retry = retry or Retry()
-    work = plan_work(store, manifest, deep=deep)  # again, now that nobody else writes
-    make_directory(store.folder(manifest.repo_id) / "blobs")
+    sources = make_sources(fetching.sources, fetching.endpoint, fetching.token)
+    retry = fetching.retry or Retry()
     for folder in (store.partial, store.staging):
         make_directory(folder)
+    store.clean(keep=set(manifest.blobs()))
+    work = plan_work(store, manifest, deep=deep, stage=stage)  # again, now that nobody else writes
+    make_directory(store.folder(manifest.repo_id) / "blobs")
     rechecked = _recheck_only(store, manifest, work, retry.stop)
     _stop_vouching(store, manifest, {file.blob for file in rechecked.fetch} - {file.blob for file in work.fetch})
     work = rechecked
-    _check_space(store, work)
-    did = {"fetched_bytes": 0, "resumed_bytes": 0, "fetched_files": len(work.fetch)}
+    did: dict[str, Any] = {**_NOTHING_FETCHED, "fetched_files": len(work.fetch)}
     if work.fetch:
-        did.update(_Fetching(store, manifest, source, retry, report).run(work.fetch))
+        _check_space(store, work)
+        _reserve(store, work)
+        started = time.monotonic()
+        totals = Fetch(
+            store,
+            manifest,
+            sources,
+            retry,
+            connections=fetching.connections,
+            limit_rate=fetching.limit_rate,
+            report=fetching.report,
+            on_progress=fetching.on_progress,
+        ).run(work.fetch)
+        did.update(vars(totals), seconds=round(time.monotonic() - started, 3))
     if work.publish:
         check_shards(store, manifest)
         store.publish(manifest)
@@ -193,7 +236,7 @@ def _recheck_only(store: Store, manifest: Manifest, work: Work, stop: threading.
     """Hash the blobs that nothing vouches for; those that are wrong are fetched. Reads only."""
     if not work.recheck:
         return work
-    from .fetch import file_agrees
+    from .hashing import file_agrees
 
     wrong = tuple(file for file in work.recheck if not file_agrees(store.blob(manifest, file), file, stop))
     return replace(work, fetch=work.fetch + wrong, recheck=(), publish=work.publish or bool(wrong))
@@ -207,87 +250,73 @@ def _stop_vouching(store: Store, manifest: Manifest, wrong: set[str]) -> None:
             fsync_directory(store.vouch(other).parent)
 
 
-class _Fetching:
-    """Several blobs at a time. The first failure stops the others; each keeps what it has."""
-
-    def __init__(
-        self, store: Store, manifest: Manifest, source: Any, retry: Any, report: Callable[[str], None]
-    ) -> None:
-        self._store, self._manifest, self._source, self._retry, self._report = store, manifest, source, retry, report
-        self._mutex = threading.Lock()
-        self._waiting: list[File] = []
-        self._failure: BaseException | None = None
-        self._totals = {"fetched_bytes": 0, "resumed_bytes": 0}
-
-    def run(self, files: tuple[File, ...]) -> dict[str, int]:
-        """Fetch all; return the bytes fetched and the bytes kept from earlier runs. Raises the first failure."""
-        self._waiting = sorted(files, key=lambda file: file.size)  # popped from the end: the biggest first
-        # daemon: at a signal the process ends at once, and a partial file is taken up by the next run.
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(_WORKERS, len(files)))]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        except BaseException:
-            self._retry.stop.set()
-            raise
-        if self._failure is not None:
-            raise self._failure
-        return self._totals
-
-    def _work(self) -> None:
-        from .fetch import Stopped, of_os_error
-
-        while True:
-            with self._mutex:
-                if self._failure is not None or not self._waiting:
-                    return
-                file = self._waiting.pop()
-            try:
-                self._one(file)
-            except Stopped:
-                return
-            except BaseException as error:  # handed to the main thread, which raises it
-                with self._mutex:
-                    if self._failure is None:
-                        self._failure = of_os_error(error, file.path) if isinstance(error, OSError) else error
-                self._retry.stop.set()
-                return
-
-    def _one(self, file: File) -> None:
-        from .fetch import Download
-
-        partial, blob = self._store.partial / file.blob, self._store.blob(self._manifest, file)
-        download = Download(
-            self._source, self._source.url(self._manifest, file), file, partial, self._retry, self._count
-        )
-        download.run()
-        partial.rename(blob)
-        fsync_directory(blob.parent)
-        with self._mutex:
-            self._totals["resumed_bytes"] += download.resumed_bytes
-        self._report(f"{file.path}: {format_size(file.size)} verified")
-
-    def _count(self, count: int) -> None:
-        with self._mutex:
-            self._totals["fetched_bytes"] += count
-
-
 def _check_space(store: Store, work: Work) -> None:
     """Raise NodeError SPACE_SHORT before the first byte when the rest of the model does not fit."""
     existing = store.root
     while not existing.exists():
         existing = existing.parent
     found = os.statvfs(existing)
-    free, needed = found.f_bavail * found.f_frsize, work.fetch_bytes
+    free = found.f_bavail * found.f_frsize
+    needed = sum(file.size - _reserved_bytes(store, file) for file in work.fetch)
     if needed > 0 and needed + _RESERVE_BYTES > free:
-        raise NodeError(
-            f"{store.root} has {format_size(free)} free, wanted {format_size(needed)}"
-            f" and {format_size(_RESERVE_BYTES)} of reserve",
-            reason="SPACE_SHORT",
-            repair=f"du -sh {store.root}/*   # remove models that nothing serves",
-        )
+        raise _space_short(store, needed, free)
+
+
+def _reserved_bytes(store: Store, file: File) -> int:
+    """Return what an earlier run has reserved for a file already."""
+    try:
+        return min(file.size, (store.partial / file.blob).lstat().st_blocks * 512)
+    except OSError:
+        return 0
+
+
+def _space_short(store: Store, needed: int, free: int) -> NodeError:
+    missing = needed + _RESERVE_BYTES - free
+    return NodeError(
+        f"{store.root} has {format_size(free)} free, wanted {format_size(needed)} and {format_size(_RESERVE_BYTES)} of"
+        f" reserve: {format_size(missing)} are missing",
+        reason="SPACE_SHORT",
+        repair=f"judge-node cache prune --store {store.root} --keep-free {needed + _RESERVE_BYTES} --check",
+    )
+
+
+def _reserve(store: Store, work: Work) -> None:
+    """Take the space of all files before the first byte comes, so that no other sync on this disk can count on it.
+
+    Raises NodeError SPACE_SHORT when it is not there; then nothing of what this call took is left.
+    """
+    taken: list[Path] = []
+    for file in work.fetch:
+        partial = store.partial / file.blob
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            status = os.fstat(fd)
+            if status.st_size != file.size:
+                taken.append(partial)
+                os.ftruncate(fd, 0)
+            if file.size and status.st_blocks * 512 < file.size:
+                os.posix_fallocate(fd, 0, file.size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                for path in taken:
+                    path.unlink()
+                found = os.statvfs(store.root)
+                needed = sum(other.size - _reserved_bytes(store, other) for other in work.fetch)
+                raise _space_short(store, needed, found.f_bavail * found.f_frsize) from None
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+        finally:
+            os.close(fd)
+
+
+_NOTHING_FETCHED: dict[str, Any] = {
+    "fetched_bytes": 0,
+    "resumed_bytes": 0,
+    "fetched_files": 0,
+    "sources": {},
+    "limited_by": None,
+    "seconds": 0.0,
+}
 
 
 def _facts(store: Store, manifest: Manifest, work: Work) -> dict[str, Any]:
@@ -301,9 +330,7 @@ def _facts(store: Store, manifest: Manifest, work: Work) -> dict[str, Any]:
         "snapshot": str(store.snapshot(manifest)),
         "to_fetch": [file.path for file in work.fetch],
         "to_fetch_bytes": work.fetch_bytes,
-        "fetched_bytes": 0,
-        "resumed_bytes": 0,
-        "fetched_files": 0,
+        **_NOTHING_FETCHED,
     }
 
 

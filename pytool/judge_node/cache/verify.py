@@ -48,7 +48,7 @@ def verify(manifest: Manifest, root: Path, *, deep: bool = False) -> Result:
 
 
 def _wrong_blobs(store: Store, manifest: Manifest) -> list[Problem]:
-    from .fetch import file_agrees
+    from .hashing import file_agrees
 
     found = []
     for file in manifest.blobs().values():

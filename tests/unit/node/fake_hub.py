@@ -109,20 +109,20 @@ def serve(files: dict[str, bytes]) -> Iterator[FakeHub]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            start = 0
-            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+            start, end = 0, len(data)
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
             if asked and hub.knows_range:
-                start = int(asked[1])
+                start, end = int(asked[1]), int(asked[2]) + 1 if asked[2] else len(data)
                 self.send_response(206)
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
             else:
                 self.send_response(200)
             self.send_header("ETag", f'"{etag(data, path)}"')
             for name, value in fault.headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data) - start))
+            self.send_header("Content-Length", str(end - start))
             self.end_headers()
-            body = bytearray(data[start:])
+            body = bytearray(data[start:end])
             if fault.body == "wrong":
                 body[fault.at] ^= 255
             if fault.body in ("truncate", "reset", "hang"):
