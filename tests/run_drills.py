@@ -16,6 +16,7 @@ from typing import Any
 from judge_bootstrap.adapters import private
 from judge_lab.hub import Fault, HubServer
 from ssh_hosts import Hosts, command_name, environment_of, pids, ssh_hosts, wait_until
+from weights import HEAD_BYTES, weights
 
 SOURCE = Path(__file__).resolve().parents[1]
 REPOSITORY = "drill/tiny"
@@ -155,7 +156,7 @@ def drill(root: Path, count: int) -> Iterator[Drill]:
     model = root / "models" / REPOSITORY
     model.mkdir(parents=True)
     (model / "config.json").write_text('{"model_type": "qwen2"}')
-    (model / "model.safetensors").write_bytes(os.urandom(MODEL_BYTES))
+    (model / "model.safetensors").write_bytes(weights(os.urandom(MODEL_BYTES - HEAD_BYTES)))
     with (HubServer(root / "models", "127.0.0.1", 0) as hub,
           ssh_hosts(root / "hosts", count, variables={"model_cache_repo_id": REPOSITORY,
                                                       "model_cache_hub_endpoint": hub.url}) as hosts):

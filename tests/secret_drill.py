@@ -30,6 +30,7 @@ from run_drills import (
     slow_download,
 )
 from ssh_hosts import MARK, Hosts, children_of, environment_of, pids, ssh_hosts, wait_until
+from weights import HEAD_BYTES, weights
 
 GATED = "drill/gated"
 # These may stand in the environment of our own processes on the controller: that is how AWS's tools know who they are.
@@ -264,7 +265,7 @@ def secret_drill(root: Path) -> Iterator[SecretDrill]:
     model = root / "models" / GATED
     model.mkdir(parents=True)
     (model / "config.json").write_text('{"model_type": "qwen2"}')
-    (model / "model.safetensors").write_bytes(os.urandom(MODEL_BYTES))
+    (model / "model.safetensors").write_bytes(weights(os.urandom(MODEL_BYTES - HEAD_BYTES)))
     kubeconfig, node_token = root / "kubeconfig", root / "node-token"
     kubeconfig.write_text(
         "apiVersion: v1\nkind: Config\ncurrent-context: drill\n"

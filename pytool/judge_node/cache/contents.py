@@ -1,4 +1,4 @@
-"""Do the files of a model belong together? Hashes show that each is the one named, not that none is missing."""
+"""Do the files of a model belong together? Hashes show that each is the one named, not that they make a model."""
 
 from __future__ import annotations
 
@@ -6,44 +6,81 @@ import json
 from pathlib import Path, PurePosixPath
 
 from ..result import NodeError
+from .headers import HeaderWrong, tensor_names
 from .manifest import File, Manifest
-from .store import Store
+from .store import Problem, Store
 
+WEIGHTS_SUFFIX = ".safetensors"
 _INDEX_SUFFIX = ".safetensors.index.json"
 _MAX_INDEX_BYTES = 64 << 20
 
 
-def check_shards(store: Store, manifest: Manifest) -> None:
-    """Raise NodeError MODEL_INCOMPLETE when a weight index names a shard that the manifest does not have.
+def check_contents(store: Store, manifest: Manifest) -> None:
+    """Raise NodeError MODEL_INCOMPLETE when the files make no model: weights that are none, a shard that is missing.
 
     To be called when the blobs are verified and before the snapshot appears.
     """
+    found = content_problems(store, manifest)
+    if found:
+        raise NodeError(
+            found[0].text,
+            reason="MODEL_INCOMPLETE",
+            repair="check the model repository, or choose another revision; then make the manifest again",
+        )
+
+
+def content_problems(store: Store, manifest: Manifest) -> list[Problem]:
+    """Return what is wrong with the weight files' headers and indexes. Reads those, and no weights."""
+    found: list[Problem] = []
+    tensors: dict[str, frozenset[str]] = {}
+    for file in manifest.files:
+        if file.path.endswith(WEIGHTS_SUFFIX):
+            try:
+                tensors[file.path] = tensor_names(store.blob(manifest, file))
+            except HeaderWrong as error:
+                found.append(Problem("INTEGRITY_MISMATCH", f"{file.path} is no weight file: {error}"))
+            except OSError as error:
+                found.append(Problem("INTEGRITY_MISMATCH", f"{file.path} cannot be read: {error.strerror}"))
     paths = {file.path for file in manifest.files}
     for file in manifest.files:
-        if not file.path.endswith(_INDEX_SUFFIX):
-            continue
-        folder = PurePosixPath(file.path).parent
-        missing = sorted(name for name in _shards(store.blob(manifest, file), file) if str(folder / name) not in paths)
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise NodeError(
-                f"{file.path} names the shard {missing[0]!r}{more}, which the manifest does not have",
-                reason="MODEL_INCOMPLETE",
-                repair="make the manifest again with the model_cache role",
-            )
+        if file.path.endswith(_INDEX_SUFFIX):
+            found += _index_problems(store.blob(manifest, file), file, paths, tensors)
+    return found
 
 
-def _shards(path: Path, file: File) -> set[str]:
-    """Return the file names in the weight_map of an index."""
+def _index_problems(path: Path, file: File, paths: set[str], tensors: dict[str, frozenset[str]]) -> list[Problem]:
+    weights = _weight_map(path, file)
+    if weights is None:
+        text = f"{file.path} is not an index of weights (an object with weight_map)"
+        return [Problem("MODEL_INCOMPLETE", text)]
+    folder = PurePosixPath(file.path).parent
+    missing = sorted({shard for shard in weights.values() if str(folder / shard) not in paths})
+    if missing:
+        text = f"{file.path} names the shard {missing[0]!r}{_more(missing)}, which the manifest does not have"
+        return [Problem("MODEL_INCOMPLETE", text)]
+    absent = sorted(
+        name
+        for name, shard in weights.items()
+        if str(folder / shard) in tensors and name not in tensors[str(folder / shard)]
+    )
+    if absent:
+        where = weights[absent[0]]
+        text = f"{file.path} looks for the tensor {absent[0]!r}{_more(absent)} in {where}, which does not have it"
+        return [Problem("MODEL_INCOMPLETE", text)]
+    return []
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _weight_map(path: Path, file: File) -> dict[str, str] | None:
+    """Return {tensor: shard} of an index, or None when it is none."""
     try:
         found = json.loads(path.read_bytes()) if file.size <= _MAX_INDEX_BYTES else None
-    except (ValueError, RecursionError):
-        found = None
+    except (OSError, ValueError, RecursionError):
+        return None
     weights = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights.values()):
-        raise NodeError(
-            f"{file.path} is not an index of weights (an object with weight_map)",
-            reason="MODEL_INCOMPLETE",
-            repair="check the model repository, or choose another revision",
-        )
-    return set(weights.values())
+        return None
+    return weights

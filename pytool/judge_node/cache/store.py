@@ -7,7 +7,8 @@
     OWN/manifests/FOLDER/COMMIT.json                     the manifest that vouches for the snapshot
     OWN/withdrawn/FOLDER/COMMIT.json                     it did, until wrong bytes were found
     OWN/removing/FOLDER/COMMIT.json                      it did, and its removal is under way
-    OWN/{pins,checked}/FOLDER/COMMIT.json                kept on purpose, and why; when it was checked, and what was found
+    OWN/pins/FOLDER/COMMIT.json                          kept on purpose, and why
+    OWN/checked/FOLDER/COMMIT.json                       when it was checked, and what was found
     OWN/used/FOLDER/COMMIT                               its time is when the snapshot was last seen in use
     OWN/previous/FOLDER/REVISION                         the commit that the revision pointed at before
     OWN/{partial,staging,lock}                           never read by anybody else

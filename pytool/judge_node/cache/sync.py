@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..disks.facts import format_size
-from ..files import fsync_directory, make_directory
+from ..files import make_directory
 from ..locking import locked
 from ..result import NodeError, Result
-from .contents import check_shards
+from .contents import check_contents
 from .manifest import File, Manifest
 from .store import Store, check_not_on_root
 
@@ -202,7 +202,7 @@ def _sync_locked(
     work = plan_work(store, manifest, deep=deep, stage=stage)  # again, now that nobody else writes
     make_directory(store.folder(manifest.repo_id) / "blobs")
     rechecked = _recheck_only(store, manifest, work, retry.stop)
-    _stop_vouching(store, manifest, {file.blob for file in rechecked.fetch} - {file.blob for file in work.fetch})
+    store.stop_vouching(manifest.repo_id, {f.blob for f in rechecked.fetch} - {f.blob for f in work.fetch})
     work = rechecked
     did: dict[str, Any] = {**_NOTHING_FETCHED, "fetched_files": len(work.fetch)}
     if work.fetch:
@@ -221,7 +221,7 @@ def _sync_locked(
         ).run(work.fetch)
         did.update(vars(totals), seconds=round(time.monotonic() - started, 3))
     if work.publish:
-        check_shards(store, manifest)
+        check_contents(store, manifest)
         store.publish(manifest)
     left = store.snapshot_problems(manifest)
     if left:
@@ -240,14 +240,6 @@ def _recheck_only(store: Store, manifest: Manifest, work: Work, stop: threading.
 
     wrong = tuple(file for file in work.recheck if not file_agrees(store.blob(manifest, file), file, stop))
     return replace(work, fetch=work.fetch + wrong, recheck=(), publish=work.publish or bool(wrong))
-
-
-def _stop_vouching(store: Store, manifest: Manifest, wrong: set[str]) -> None:
-    """Take back the word for every snapshot of the repository that has one of the wrong blobs, until it is repaired."""
-    for other in store.all_vouched():
-        if other.repo_id == manifest.repo_id and wrong & set(other.blobs()):
-            store.vouch(other).unlink()
-            fsync_directory(store.vouch(other).parent)
 
 
 def _check_space(store: Store, work: Work) -> None:

@@ -23,11 +23,12 @@ from judge_node.bundle import build_pyz
 from judge_node.reasons import REASONS, as_markdown
 from judge_node.result import NodeError
 from unit.node.fake_hub import COMMIT, REPO, FakeHub, Fault, manifest_of, serve
+from weights import weights
 
 PACKAGE = Path(judge_node.__file__).parent
 ROOT = PACKAGE.parents[1]
 WEIGHTS = "model.safetensors"
-FILES = {"config.json": b'{"model_type": "qwen2"}', WEIGHTS: os.urandom(6 << 20)}
+FILES = {"config.json": b'{"model_type": "qwen2"}', WEIGHTS: weights(os.urandom(6 << 20))}
 KEYS = {"ok", "command", "changed", "state", "reason", "message", "repair", "diff", "facts"}
 
 
@@ -101,7 +102,7 @@ def test_killed_half_way_the_next_run_fetches_only_the_rest(
     process.stdin.write(json.dumps(manifest_of(FILES)).encode())
     process.stdin.close()
     process.stdin = None
-    partial = store / ".judge-bootstrap/partial"
+    partial = store / ".locks/judge-bootstrap/partial"
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size >= half for path in partial.glob("*")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()

@@ -24,6 +24,7 @@ from judge_node.cache.verify import verify
 from judge_node.locking import locked
 from judge_node.result import NodeError, Result
 from unit.node.fake_hub import COMMIT, REPO, FakeHub, Fault, manifest_of, serve
+from weights import HEAD_BYTES, weights
 
 _RANDOM = random.Random(3)
 WEIGHTS = "model-00001-of-00002.safetensors"
@@ -31,8 +32,8 @@ FILES = {
     "config.json": b'{"model_type": "qwen2"}',
     "tokenizer.json": _RANDOM.randbytes(70_000),
     "sub/generation_config.json": b"{}",
-    WEIGHTS: _RANDOM.randbytes(3_000_000),
-    "model-00002-of-00002.safetensors": _RANDOM.randbytes(100_000),
+    WEIGHTS: weights(_RANDOM.randbytes(3_000_000 - HEAD_BYTES)),
+    "model-00002-of-00002.safetensors": weights(_RANDOM.randbytes(100_000)),
     "merges.txt": b"",
 }
 TOKEN = "hf_planted_token_4711"
@@ -328,7 +329,7 @@ def test_update_fetches_only_the_changed_shard_and_reads_no_other_blob(
     hub: FakeHub, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_sync(hub, store)
-    hub.files["model-00002-of-00002.safetensors"] = b"new" * 1000
+    hub.files["model-00002-of-00002.safetensors"] = weights(b"new" * 1000)
     hub.asked.clear()
 
     def read_nothing(*args: object) -> bool:
@@ -342,7 +343,8 @@ def test_update_fetches_only_the_changed_shard_and_reads_no_other_blob(
 
 
 def with_index(weight_map: object) -> dict[str, bytes]:
-    return {"model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode(), WEIGHTS: b"weights"}
+    index = json.dumps({"weight_map": weight_map}).encode()
+    return {"model.safetensors.index.json": index, WEIGHTS: weights(b"weights", "a", "b")}
 
 
 def test_model_without_a_shard_that_its_index_names_is_never_published(hub: FakeHub, store: Path) -> None:
