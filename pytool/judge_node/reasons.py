@@ -223,6 +223,17 @@ _ALL = (
         "hf auth whoami   # with the node's token; then check access to the model on the Hub",
     ),
     Reason(
+        "TOKEN_UNAVAILABLE",
+        "model",
+        "The node could not get the Hub token with its own role from Secrets Manager or SSM.",
+        (
+            "the instance has no role, or a pod has neither Pod Identity nor a metadata hop limit of 2",
+            "no route to Secrets Manager or SSM (a VPC endpoint)",
+            "no such secret or parameter in this region, or it holds something else",
+        ),
+        "aws sts get-caller-identity   # on the node: which role has it? then look at the secret's name and region",
+    ),
+    Reason(
         "SOURCE_NOT_FOUND",
         "model",
         "The source has no such repository, commit or file.",
@@ -266,12 +277,34 @@ _ALL = (
         2,
     ),
     Reason(
+        "LOCK_FILE_UNUSABLE",
+        "model",
+        "The lock file of the model is missing, is no manifest, or is of another model or revision than the settings.",
+        ("model.id or model.revision was changed and the lock file was not", "a typing error in model_cache_lock_file"),
+        "judge-bootstrap --env ENV models lock   # says what changes; commit what it writes",
+        2,
+    ),
+    Reason(
+        "MIRROR_FAILED",
+        "model",
+        "The S3 mirror could not be read or written.",
+        ("no such bucket", "no credentials, or none that may write there", "S3 cannot be reached"),
+        "aws sts get-caller-identity; aws s3 ls s3://BUCKET/PREFIX/   # then: judge-bootstrap --env ENV models mirror",
+    ),
+    Reason(
         "LOCKED",
         "node",
         "Another judge-node works on the same target and did not end in time.",
         ("a sync of a big model is running", "the loader pod and an operator at once"),
         "pgrep -af judge-node   # wait for it, or raise --lock-wait",
         3,
+    ),
+    Reason(
+        "JOB_LOST",
+        "node",
+        "The sync that ran in the background is gone without a result. What it fetched is kept.",
+        ("it was killed, by hand or because memory ran out", "the node was restarted"),
+        "judge-node cache sync MANIFEST --store STORE   # goes on where it was; journalctl -k tells what killed it",
     ),
     Reason(
         "NODE_NOT_JOINED",

@@ -7,28 +7,46 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..result import NodeError, Result
 from .manifest import MAX_BYTES, Manifest, parse
+from .tokens import add_token_options, token_of
 
-_TOKEN_MOST_BYTES = 4096  # a file such as /dev/zero must not fill the memory
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verbs of `judge-node cache`."""
-    sync = _verb(commands, "sync", "bring the model of a manifest into the store")
-    _add_manifest(sync)
-    _add_store(sync)
-    _add_sources(sync)
-    sync.add_argument("--deep", action="store_true", help="hash every byte that is there, instead of comparing sizes")
-    sync.add_argument(
-        "--stage",
-        action="store_true",
-        help="bring the snapshot, but leave the branch where it is (cache update moves it)",
-    )
-    _add_json(sync)
-    _add_changing(sync, 3600)
+    for verb, text in (
+        ("sync", "bring the model of a manifest into the store"),
+        ("start", "sync as a process of its own, which goes on when this one ends; what is complete costs none"),
+    ):
+        sync = _verb(commands, verb, text)
+        _add_manifest(sync)
+        _add_store(sync)
+        _add_sources(sync)
+        sync.add_argument(
+            "--deep", action="store_true", help="hash every byte that is there, instead of comparing sizes"
+        )
+        sync.add_argument(
+            "--stage",
+            action="store_true",
+            help="bring the snapshot, but leave the branch where it is (cache update moves it)",
+        )
+        if verb == "start":
+            _add_wait(sync, 5, "how long to wait for its end before answering that it runs")
+        _add_json(sync)
+        _add_changing(sync, 3600)
+    follow = _verb(commands, "follow", "wait for a sync that `cache start` has started, and give its result")
+    _add_manifest(follow)
+    _add_store(follow)
+    _add_wait(follow, 86_400, "how long to wait before answering how far it is")
+    _add_json(follow)
+    stop = _verb(commands, "stop", "end the syncs that `cache start` has started; what they fetched stays")
+    stop.add_argument("manifest", metavar="MANIFEST", nargs="?", help="only the sync of this manifest")
+    _add_store(stop)
+    _add_json(stop)
     verify = _verb(commands, "verify", "is the model of a manifest complete?")
     _add_manifest(verify)
     _add_store(verify)
@@ -42,18 +60,52 @@ def run_cache(options: argparse.Namespace, say: Callable[[str], None]) -> Result
         from .verify import verify
 
         return verify(read_manifest(options.manifest), store_root(options.store), deep=options.deep)
-    return _sync(options, say)
+    if options.verb in ("follow", "stop"):
+        from .job import Job, stop
+
+        root = store_root(options.store)
+        if options.verb == "stop":
+            return stop(Job.all_of(root) if options.manifest is None else [Job.of(read_manifest(options.manifest), root)])
+        job = Job.of(read_manifest(options.manifest), root)
+        return job.follow(options.wait, (lambda line: None) if options.json else say)
+    if options.verb == "start":
+        return _start(options, say)
+    return _sync(options, read_manifest(options.manifest), say)
 
 
-def _sync(options: argparse.Namespace, say: Callable[[str], None]) -> Result:
+def _start(options: argparse.Namespace, say: Callable[[str], None]) -> Result:
+    """Answer as sync does when there is nothing to do, or nothing may be done; else have a job do it."""
+    from .store import Store, check_not_on_root
+    from .sync import plan_work
+
+    manifest, root = read_manifest(options.manifest), store_root(options.store)
+    if (
+        options.check
+        or check_not_on_root(root)
+        or not plan_work(Store(root), manifest, deep=options.deep, stage=options.stage)
+    ):
+        return _sync(options, manifest, say)
+    from .job import Job
+
+    job = Job.of(manifest, root)
+    job.start(manifest, root, lambda report, on_progress: _sync(options, manifest, report, on_progress))
+    return job.follow(options.wait, (lambda line: None) if options.json else say)
+
+
+def _sync(
+    options: argparse.Namespace,
+    manifest: Manifest,
+    say: Callable[[str], None],
+    on_progress: Callable[[dict[str, Any]], None] = lambda progress: None,
+) -> Result:
     from .sync import sync
 
     return sync(
-        read_manifest(options.manifest),
+        manifest,
         store_root(options.store),
         sources=tuple(options.source),
         endpoint=options.endpoint or None,
-        token=read_token(options.token_file),
+        token=token_of(options),
         connections=options.connections,
         limit_rate=options.limit_rate,
         check=options.check,
@@ -61,6 +113,7 @@ def _sync(options: argparse.Namespace, say: Callable[[str], None]) -> Result:
         stage=options.stage,
         lock_wait_seconds=options.lock_wait,
         report=say,
+        on_progress=on_progress,
     )
 
 
@@ -96,9 +149,7 @@ def _add_sources(command: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the Hub, asked last (default: %(default)s); empty: never ask it",
     )
-    command.add_argument(
-        "--token-file", metavar="PATH", help="file with the Hub token; there is no option for the token itself"
-    )
+    add_token_options(command)
     command.add_argument(
         "--connections", type=_count, default=8, metavar="N", help="connections at a time (default: %(default)s)"
     )
@@ -113,6 +164,12 @@ def _add_sources(command: argparse.ArgumentParser) -> None:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _add_wait(command: argparse.ArgumentParser, default: int, text: str) -> None:
+    command.add_argument(
+        "--wait", type=seconds, default=default, metavar="SECONDS", help=f"{text} (default: %(default)s)"
+    )
 
 
 def _add_changing(command: argparse.ArgumentParser, lock_wait_seconds: int) -> None:
@@ -174,23 +231,3 @@ def read_manifest(name: str) -> Manifest:
             repair="give the path of a manifest, or - for stdin",
         ) from None
     return parse(data)
-
-
-def read_token(name: str | None) -> str | None:
-    """Return the token in a file, or None without one. Raises NodeError."""
-    if not name:
-        return None
-    try:
-        with Path(name).open("rb") as file:
-            token = file.read(_TOKEN_MOST_BYTES + 1).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        raise NodeError(
-            f"token file {name!r} cannot be read: {getattr(error, 'strerror', None) or 'not text'}",
-            repair="give a file with the token in one line, or leave --token-file out",
-        ) from None
-    if not token or len(token) > _TOKEN_MOST_BYTES or not all("!" <= char <= "~" for char in token):
-        raise NodeError(
-            f"token file {name!r} does not hold one token in one line",
-            repair="write the token, and nothing else, into it",
-        )
-    return token
