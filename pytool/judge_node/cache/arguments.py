@@ -65,7 +65,8 @@ def run_cache(options: argparse.Namespace, say: Callable[[str], None]) -> Result
 
         root = store_root(options.store)
         if options.verb == "stop":
-            return stop(Job.all_of(root) if options.manifest is None else [Job.of(read_manifest(options.manifest), root)])
+            named = options.manifest is not None
+            return stop([Job.of(read_manifest(options.manifest), root)] if named else Job.all_of(root))
         job = Job.of(read_manifest(options.manifest), root)
         return job.follow(options.wait, (lambda line: None) if options.json else say)
     if options.verb == "start":
@@ -88,7 +89,7 @@ def _start(options: argparse.Namespace, say: Callable[[str], None]) -> Result:
     from .job import Job
 
     job = Job.of(manifest, root)
-    job.start(manifest, root, lambda report, on_progress: _sync(options, manifest, report, on_progress))
+    job.start(manifest, root, lambda on_progress: _sync(options, manifest, lambda line: None, on_progress))
     return job.follow(options.wait, (lambda line: None) if options.json else say)
 
 
