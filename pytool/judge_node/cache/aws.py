@@ -12,6 +12,7 @@ import hmac
 import json
 import os
 import random
+import re
 import time
 import urllib.parse
 import urllib.request
@@ -227,6 +228,9 @@ def _document(answer: Answer) -> dict[str, Any] | None:
 def _code(answer: Answer, found: Mapping[str, Any] | None) -> str:
     """Return the name of the error, as in AccessDeniedException."""
     code = str((found or {}).get("__type") or answer.headers.get("x-amzn-ErrorType") or "")
+    if not code and found is None:  # what answers in AWS's place may do it in the form of its older services
+        in_xml = re.search(rb"<Code>(\w{1,60})</Code>", answer.body)
+        code = in_xml[1].decode() if in_xml else ""
     return foreign("".join(sign for sign in code.split("#")[-1].split(":")[0] if sign.isalnum()), 60)
 
 
@@ -234,7 +238,7 @@ def _refusal(
     call: _Call, name: str, region: str, answer: Answer, code: str, message: str, credentials: Credentials
 ) -> NodeError:
     """Turn a refusal into what it means. Of AWS's own words only those on permissions are shown."""
-    if "AccessDenied" in code or (code == "" and answer.status == 403):
+    if "AccessDenied" in code:
         for secret in (credentials.secret_key, credentials.session_token, credentials.key_id):
             message = message.replace(secret, "...") if secret else message
         why = f": {foreign(message, 400)}" if message else ""
