@@ -8,43 +8,81 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from judge_bootstrap.core.errors import BootstrapError
-from judge_bootstrap.core.model_manifest import ListedFile, build_manifest, check_content, manifest_digest, read_config
+from judge_bootstrap.adapters.lock_file import load_lock_of, place_of
+from judge_bootstrap.core.errors import BootstrapError, UsageProblem
+from judge_bootstrap.core.model_manifest import (
+    CONFIG_FILES,
+    ListedFile,
+    build_manifest,
+    check_content,
+    declared_quantization,
+    read_config,
+    sealed,
+)
 
 TIMEOUT_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model at one commit: its manifest, the manifest's digest (sha256, hex) and the quantization it declares."""
+    """A model at one commit: the manifest that nodes get, which carries its own digest."""
 
     manifest: dict[str, Any]
-    digest: str
-    quantization: str | None
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the manifest's canonical form."""
+        return str(self.manifest["digest"])
+
+    @property
+    def quantization(self) -> str | None:
+        """What config.json declares as quant_method."""
+        return self.manifest.get("quantization")
 
 
-def resolve_model(repo_id: str, revision: str, endpoint: str) -> ResolvedModel:
-    """Ask the Hub once for the commit of `revision` and the files there, and read config.json.
+def model_of(repo_id: str, revision: str, endpoint: str, *, lock_file: str | None, inventory_dir: str | Path | None,
+             allow_auto_map: bool = False) -> ResolvedModel:
+    """Return the model that the settings name: out of the lock file where there is one, else from the Hub.
+
+    Raises BootstrapError as resolve_model, or for a lock file that is missing, edited or of another model.
+    """
+    if lock_file and inventory_dir:
+        return ResolvedModel(load_lock_of(place_of(lock_file, Path(inventory_dir)), repo_id, revision))
+    return resolve_model(repo_id, revision, endpoint, allow_auto_map=allow_auto_map)
+
+
+def resolve_model(repo_id: str, revision: str, endpoint: str, *, allow_auto_map: bool = False) -> ResolvedModel:
+    """Ask the Hub once for the commit of `revision` and the files there, and read its configuration.
 
     A token, for a gated repository, is the controller's own (HF_TOKEN or `hf auth login`); it is never passed on.
-    Raises BootstrapError with SOURCE_DENIED, SOURCE_RATE_LIMITED, SOURCE_UNREACHABLE, FILE_FORBIDDEN or
-    INTEGRITY_MISMATCH.
+    Raises BootstrapError with SOURCE_DENIED, SOURCE_RATE_LIMITED, SOURCE_UNREACHABLE, SOURCE_NOT_FOUND, FILE_FORBIDDEN
+    or INTEGRITY_MISMATCH. What lies in the user's own cache never counts: an answer is the Hub's, or there is none.
     """
     from huggingface_hub import HfApi  # lazy: 0.3 s that most commands do not need
 
+    if not endpoint:
+        raise UsageProblem("model_cache_hub_endpoint is empty, and only the Hub can say what a revision is",
+                           hint="set model_cache_lock_file to a manifest that `judge-bootstrap models lock` wrote")
     api = HfApi(endpoint=endpoint, library_name="judge-bootstrap")
     info = _ask(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS),
                 repo_id, revision, endpoint)
     listing = [_listed(sibling) for sibling in info.siblings or []]
     manifest = build_manifest(repo_id, revision, str(info.sha), listing)
-
+    configs: dict[str, dict[str, Any]] = {}
     # A private cache: the user's own may hold a config.json that somebody has edited.
     with tempfile.TemporaryDirectory(prefix="judge-manifest.") as cache:
-        path = _ask(lambda: api.hf_hub_download(repo_id, "config.json", revision=info.sha, cache_dir=cache),
-                    repo_id, revision, endpoint)
-        content = Path(path).read_bytes()
-    check_content(next(f for f in listing if f.path == "config.json"), content)
-    return ResolvedModel(manifest, manifest_digest(manifest), read_config(repo_id, content))
+        for name in CONFIG_FILES:
+            file = next((f for f in listing if f.path == name), None)
+            if file is None:
+                continue
+
+            def download(name: str = name) -> str:
+                return str(api.hf_hub_download(repo_id, name, revision=info.sha, cache_dir=cache))
+
+            content = Path(_ask(download, repo_id, revision, endpoint)).read_bytes()
+            check_content(file, content)
+            configs[name] = read_config(repo_id, name, content, allow_auto_map=allow_auto_map)
+    return ResolvedModel(sealed(manifest, declared_quantization(configs["config.json"])))
 
 
 def _listed(sibling: Any) -> ListedFile:

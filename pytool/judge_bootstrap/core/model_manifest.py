@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from judge_node.cache.manifest import TEMPLATES_FOLDER, is_allowed
+
 from judge_bootstrap.core.errors import BootstrapError
 
-# What vLLM reads of a repository, and nothing that can run code: pickles, Python files and archives never. A pattern
-# has no folder because vLLM reads the top level; folders (onnx/, original/) hold the same weights in other formats.
-ALLOWED_FILES = ("*.safetensors", "*.json", "merges.txt", "tokenizer.model", "chat_template.jinja")
-
+# Weights that are pickles or archives, and so can run code as they are loaded: named when there are no others.
+_UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npz", ".h5", ".msgpack", ".nemo", ".tar", ".gz",
+                   ".zip")
+_MOST_NAMED = 3
+# Where a repository asks loaders for Python code of its own.
+CONFIG_FILES = ("config.json", "tokenizer_config.json")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -29,9 +32,14 @@ class ListedFile:
     blob_sha1: str | None
 
 
-def is_allowed(path: str) -> bool:
-    """Tell whether a file of the repository belongs on a node."""
-    return "/" not in path and any(fnmatch.fnmatchcase(path, pattern) for pattern in ALLOWED_FILES)
+def is_wanted(path: str) -> bool:
+    """Tell whether a file of the repository belongs on a node: allowed there, and read by vLLM.
+
+    That is the top level, and the chat templates beside it; folders such as onnx/ and original/ hold the same weights
+    in other formats.
+    """
+    folder, _, _ = path.rpartition("/")
+    return is_allowed(path) and folder in ("", TEMPLATES_FOLDER)
 
 
 def build_manifest(repo_id: str, revision: str, commit: str, listing: Iterable[ListedFile]) -> dict[str, Any]:
@@ -43,13 +51,11 @@ def build_manifest(repo_id: str, revision: str, commit: str, listing: Iterable[L
     if not _COMMIT.fullmatch(commit):
         raise BootstrapError(f"the Hub named {commit!r} as the commit of {repo_id}, wanted 40 hex digits",
                              reason="SOURCE_UNREACHABLE", hint="check model_cache_hub_endpoint")
-    files = sorted((f for f in listing if is_allowed(f.path)), key=lambda f: f.path)
+    listing = list(listing)
+    files = sorted((f for f in listing if is_wanted(f.path)), key=lambda f: f.path)
     names = {f.path for f in files}
     if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
-        raise BootstrapError(
-            f"{repo_id} at {commit} has no model that can be served safely: found "
-            f"{', '.join(sorted(names)) or 'nothing'}, wanted config.json and *.safetensors (never pickles)",
-            reason="FILE_FORBIDDEN", hint="choose a repository with safetensors weights as model.id")
+        raise _not_servable(repo_id, commit, names, [f.path for f in listing])
     for file in files:
         if file.size is None or not (file.sha256 or file.blob_sha1):
             raise BootstrapError(f"the Hub gave no size or hash for {file.path} of {repo_id}: it cannot be verified",
@@ -59,9 +65,28 @@ def build_manifest(repo_id: str, revision: str, commit: str, listing: Iterable[L
     }
 
 
-def manifest_digest(manifest: dict[str, Any]) -> str:
+def _not_servable(repo_id: str, commit: str, wanted: set[str], listed: list[str]) -> BootstrapError:
+    unsafe = sorted(path for path in listed if path.endswith(_UNSAFE_WEIGHTS))
+    found = f"{', '.join(sorted(wanted)[:_MOST_NAMED]) or 'nothing'} that may be stored"
+    if unsafe:
+        more = f" and {len(unsafe) - _MOST_NAMED} more" if len(unsafe) > _MOST_NAMED else ""
+        found += f", and {', '.join(unsafe[:_MOST_NAMED])}{more}, which can run code when they are loaded"
+    return BootstrapError(
+        f"{repo_id} at {commit} has no model that can be served safely: found {found}; wanted config.json and "
+        "*.safetensors", reason="FILE_FORBIDDEN", hint="choose a repository with safetensors weights as model.id")
+
+
+def sealed(manifest: Mapping[str, Any], quantization: str | None) -> dict[str, Any]:
+    """Return the manifest as nodes and lock files get it: with what its config declares, and its digest."""
+    declared = {} if quantization is None else {"quantization": quantization}
+    whole = {**{key: value for key, value in manifest.items() if key != "digest"}, **declared}
+    return {**whole, "digest": manifest_digest(whole)}
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """Return the sha256 (hex) of the manifest's canonical JSON; it names the exact set of bytes a node serves."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def check_content(file: ListedFile, content: bytes) -> None:
@@ -74,24 +99,31 @@ def check_content(file: ListedFile, content: bytes) -> None:
                              hint="run again; if it stays, the endpoint or a proxy alters files")
 
 
-def read_config(repo_id: str, content: bytes) -> str | None:
-    """Return the quantization method that config.json declares, or None.
+def read_config(repo_id: str, name: str, content: bytes, *, allow_auto_map: bool = False) -> dict[str, Any]:
+    """Return what a configuration file of the repository holds.
 
-    Raises BootstrapError for a file that is no JSON object, and for `auto_map`: it makes loaders run Python out of the
-    repository, which is never fetched and never trusted.
+    Raises BootstrapError for a file that is no JSON object, and for `auto_map`, unless it is allowed: it asks loaders
+    to run Python out of the repository. That code is never fetched, allowed or not; with `allow_auto_map` the model is
+    for loaders that know it by themselves.
     """
     try:
         config = json.loads(content)
-    except ValueError as error:
-        raise BootstrapError(f"config.json of {repo_id} is no JSON: {error}", reason="INTEGRITY_MISMATCH",
-                             hint="choose another model.id or model.revision") from error
+    except (ValueError, RecursionError) as error:
+        raise BootstrapError(f"{name} of {repo_id} is no JSON: {type(error).__name__}: {error}",
+                             reason="INTEGRITY_MISMATCH", hint="choose another model.id or model.revision") from error
     if not isinstance(config, dict):
-        raise BootstrapError(f"config.json of {repo_id} is a {type(config).__name__}, wanted an object",
+        raise BootstrapError(f"{name} of {repo_id} is a {type(config).__name__}, wanted an object",
                              reason="INTEGRITY_MISMATCH", hint="choose another model.id or model.revision")
-    if "auto_map" in config:
-        raise BootstrapError(f"config.json of {repo_id} has auto_map: it needs Python code out of its repository, "
-                             "which is never run here", reason="FILE_FORBIDDEN",
-                             hint="choose a model that transformers knows by itself as model.id")
+    if "auto_map" in config and not allow_auto_map:
+        raise BootstrapError(
+            f"{name} of {repo_id} has auto_map: it asks for Python code out of its repository, which is never fetched",
+            reason="FILE_FORBIDDEN", hint="choose a model that transformers knows by itself as model.id; if vLLM knows "
+            "this one without that code: -e '{\"model_cache_allow_auto_map\": true}'")
+    return config
+
+
+def declared_quantization(config: Mapping[str, Any]) -> str | None:
+    """Return the quantization method that config.json declares, or None."""
     declared = config.get("quantization_config")
     method = declared.get("quant_method") if isinstance(declared, dict) else None
-    return method if isinstance(method, str) else None
+    return method if isinstance(method, str) and method else None

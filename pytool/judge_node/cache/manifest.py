@@ -13,14 +13,24 @@ from ..result import NodeError
 MAX_BYTES = 16 << 20
 MAX_FILES = 10_000
 MAX_FILE_BYTES = 1 << 50
-_KEYS = {"schema", "repo_id", "revision", "commit", "files", "digest"}
+_KEYS = {"schema", "repo_id", "revision", "commit", "files", "quantization", "digest"}
 _FILE_KEYS = {"path", "size", "sha256", "blob_sha1"}
 _SEGMENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
+_QUANTIZATION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _HEX = {40: re.compile(r"[0-9a-f]{40}"), 64: re.compile(r"[0-9a-f]{64}")}
 # Weights, configuration, tokenizer: nothing that can carry code. Pickle, Python and archives are left out on purpose.
 _ALLOWED_SUFFIXES = (".safetensors", ".json")
-_ALLOWED_NAMES = ("merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja")
+_ALLOWED_NAMES = (
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+)
+# Where transformers finds a model's other chat templates (tool_use.jinja, ...), each by its name.
+TEMPLATES_FOLDER = "additional_chat_templates"
 _REPAIR = "make the manifest again with the model_cache role"
 
 
@@ -52,6 +62,8 @@ class Manifest:
     revision: str
     commit: str
     files: tuple[File, ...]
+    # What config.json declares; the roles check it against the settings without asking the Hub.
+    quantization: str | None = None
 
     @property
     def size(self) -> int:
@@ -68,7 +80,15 @@ class Manifest:
             {"path": f.path, "size": f.size, "sha256": f.sha256, "blob_sha1": f.blob_sha1}
             for f in sorted(self.files, key=lambda f: f.path)
         ]
-        return {"schema": 1, "repo_id": self.repo_id, "revision": self.revision, "commit": self.commit, "files": files}
+        declared = {} if self.quantization is None else {"quantization": self.quantization}
+        return {
+            "schema": 1,
+            "repo_id": self.repo_id,
+            "revision": self.revision,
+            "commit": self.commit,
+            **declared,
+            "files": files,
+        }
 
     def canonical(self) -> bytes:
         """Return the one byte form that the digest is taken over."""
@@ -78,6 +98,25 @@ class Manifest:
     def digest(self) -> str:
         """sha256 of the canonical form: the identity of these weights."""
         return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def is_allowed(path: str) -> bool:
+    """Return whether a file of this path may be stored: the one list that the controller and the nodes go by."""
+    *folders, name = path.split("/")
+    return _is_plain(path) and (
+        name.endswith(_ALLOWED_SUFFIXES)
+        or name in _ALLOWED_NAMES
+        or (folders[-1:] == [TEMPLATES_FOLDER] and name.endswith(".jinja"))
+    )
+
+
+def _is_plain(path: str) -> bool:
+    segments = path.split("/")
+    return (
+        len(path) <= 512
+        and len(segments) <= 16
+        and all(_SEGMENT.fullmatch(s) and len(s) <= 200 and ".." not in s for s in segments)
+    )
 
 
 def parse(data: bytes) -> Manifest:
@@ -91,7 +130,7 @@ def parse(data: bytes) -> Manifest:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _wrong(f"it is not JSON ({type(error).__name__}: {str(error)[:120]})") from None
-    _check_keys(found, _KEYS, "it", optional={"digest"})
+    _check_keys(found, _KEYS, "it", optional={"digest", "quantization"})
     if type(found["schema"]) is not int or found["schema"] != 1:
         raise _wrong(f"schema is {_show(found['schema'])}, wanted 1")
     repo_id = _repo_id(found["repo_id"])
@@ -101,7 +140,7 @@ def parse(data: bytes) -> Manifest:
         raise _wrong(f"files is {_show(files)}, wanted a list of 1 to {MAX_FILES} files")
     parsed = tuple(_file(file, f"files[{index}]") for index, file in enumerate(files))
     _check_together(parsed)
-    manifest = Manifest(repo_id, _revision(found["revision"]), commit, parsed)
+    manifest = Manifest(repo_id, _revision(found["revision"]), commit, parsed, _quantization(found.get("quantization")))
     if "digest" in found and _hex(found["digest"], 64, "digest") != manifest.digest:
         raise NodeError(
             f"the manifest of {repo_id} was edited: its digest is {found['digest'][:12]}..., "
@@ -132,18 +171,13 @@ def _file(found: Any, where: str) -> File:
 def _path(found: Any, where: str) -> str:
     if not isinstance(found, str):
         raise _wrong(f"{where}.path is {_show(found)}, wanted a relative path")
-    segments = found.split("/")
-    if (
-        len(found) > 512
-        or len(segments) > 16
-        or not all(_SEGMENT.fullmatch(s) and len(s) <= 200 and ".." not in s for s in segments)
-    ):
+    if not _is_plain(found):
         raise NodeError(
             f"{where}.path is {_show(found)}, wanted a relative path of plain names without '..'",
             reason="FILE_FORBIDDEN",
             repair=_REPAIR,
         )
-    if not (segments[-1].endswith(_ALLOWED_SUFFIXES) or segments[-1] in _ALLOWED_NAMES):
+    if not is_allowed(found):
         allowed = ", ".join(f"*{suffix}" for suffix in _ALLOWED_SUFFIXES) + ", " + ", ".join(_ALLOWED_NAMES)
         raise NodeError(
             f"{where}.path is {_show(found)}, allowed are {allowed}", reason="FILE_FORBIDDEN", repair=_REPAIR
@@ -178,11 +212,21 @@ def _repo_id(found: Any) -> str:
     return found
 
 
+def is_revision(text: str) -> bool:
+    """Return whether this can be the name of a branch, tag or commit."""
+    parts = text.split("/")
+    return len(text) <= 200 and bool(_REVISION.fullmatch(text)) and not any(p == "" or p.startswith(".") for p in parts)
+
+
 def _revision(found: Any) -> str:
-    if not isinstance(found, str) or len(found) > 200 or not _REVISION.fullmatch(found):
+    if not isinstance(found, str) or not is_revision(found):
         raise _wrong(f"revision is {_show(found)}, wanted a branch, tag or commit")
-    if any(part in ("", ".", "..") or part.startswith(".") for part in found.split("/")):
-        raise _wrong(f"revision is {_show(found)}, wanted a branch, tag or commit")
+    return found
+
+
+def _quantization(found: Any) -> str | None:
+    if found is not None and (not isinstance(found, str) or not _QUANTIZATION.fullmatch(found)):
+        raise _wrong(f"quantization is {_show(found)}, wanted a method such as awq, or none")
     return found
 
 
