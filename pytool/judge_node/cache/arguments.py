@@ -46,6 +46,7 @@ def add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     stop = _verb(commands, "stop", "end the syncs that `cache start` has started; what they fetched stays")
     stop.add_argument("manifest", metavar="MANIFEST", nargs="?", help="only the sync of this manifest")
     _add_store(stop)
+    stop.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
     _add_json(stop)
     verify = _verb(commands, "verify", "is the model of a manifest complete?")
     _add_manifest(verify)
@@ -66,7 +67,8 @@ def run_cache(options: argparse.Namespace, say: Callable[[str], None]) -> Result
         root = store_root(options.store)
         if options.verb == "stop":
             named = options.manifest is not None
-            return stop([Job.of(read_manifest(options.manifest), root)] if named else Job.all_of(root))
+            jobs = [Job.of(read_manifest(options.manifest), root)] if named else Job.all_of(root)
+            return stop(jobs, check=options.check)
         job = Job.of(read_manifest(options.manifest), root)
         return job.follow(options.wait, (lambda line: None) if options.json else say)
     if options.verb == "start":

@@ -141,7 +141,8 @@ class Job:
 
     def _running(self, pid: int) -> Result:
         about, progress = self.about(), self._read("progress.json")
-        result = Result(command="cache sync", state="running", facts={**about, "progress": progress})
+        facts = {**about, "progress": progress, "progress_text": progress_text(progress)}
+        result = Result(command="cache sync", state="running", facts=facts)
         result.message = f"{_name(about)} is being synced (process {pid}): {progress_text(progress)}"
         result.repair = f"judge-node cache follow MANIFEST --store {about['store']}"
         return result
@@ -240,12 +241,14 @@ class Job:
         write_file(self._folder / name, (json.dumps(content, sort_keys=True) + "\n").encode(), 0o600)
 
 
-def stop(jobs: Iterable[Job]) -> Result:
+def stop(jobs: Iterable[Job], *, check: bool = False) -> Result:
     """End every sync of `jobs` that runs. None at all is no failure: what was asked for holds."""
-    stopped = [job.about() for job in jobs if job.stop()]
+    stopped = [job.about() for job in jobs if (job.pid() is not None if check else job.stop())]
     names = ", ".join(map(_name, stopped))
-    result = Result(command="cache stop", changed=bool(stopped), state="stopped", facts={"stopped": stopped})
-    result.message = f"stopped the sync of {names}; the next goes on from here" if stopped else "no sync is running"
+    result = Result(command="cache stop", changed=bool(stopped), facts={"stopped": stopped})
+    result.state = "running" if check and stopped else "stopped"
+    did = f"would stop the sync of {names}" if check else f"stopped the sync of {names}; the next goes on from here"
+    result.message = did if stopped else "no sync is running"
     if stopped:
         result.before, result.after = f"syncing {names}\n", "no sync is running\n"
     return result

@@ -10,19 +10,26 @@ import functools
 import importlib
 import json
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 CONTENT_ROOT = Path(__file__).resolve().parents[3]
 INSTALL_PATH = "/usr/local/lib/judge-bootstrap/judge-node.pyz"
 LINK_PATH = "/usr/local/bin/judge-node"
 
-CHANGING = ("disks ensure", "cache sync")
+CHANGING = ("disks ensure", "cache start", "cache stop")
+INSTALLING = ("disks ensure", "cache start")
+# `cache start` answers after this many seconds at the latest: then all hosts sync, and not only as many as there are
+# forks. A link that is lost meanwhile may cost the host its run, while a lost poll costs nothing.
+START_WAIT_SECONDS = 2
+FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, POLL_GROWTH = 2.0, 10.0, 1.5
+RECONNECT_PAUSE_SECONDS = 5
 # Option of the module -> option of the program, for each command.
 _DISK_OPTIONS = {
     "mount_path": "--mount-path", "device": "--device", "fstype": "--fstype", "strategy": "--strategy",
@@ -32,12 +39,19 @@ _DISK_OPTIONS = {
 OPTIONS = {
     "disks ensure": _DISK_OPTIONS,
     "disks status": _DISK_OPTIONS,
-    "cache sync": {"store": "--store", "endpoint": "--endpoint", "token_file": "--token-file"},
+    "cache start": {
+        "store": "--store", "endpoint": "--endpoint", "sources": "--source", "connections": "--connections",
+        "limit_rate": "--limit-rate", "token_file": "--token-file", "token_secret": "--token-secret",
+        "token_parameter": "--token-parameter", "aws_region": "--aws-region", "deep": "--deep",
+    },
+    "cache follow": {"store": "--store"},
+    "cache stop": {"store": "--store"},
     "cache verify": {"store": "--store", "deep": "--deep"},
     "status": {},
 }
 _REQUIRED = {"disks ensure": ["mount_path"], "disks status": ["mount_path"],
-             "cache sync": ["store", "manifest"], "cache verify": ["store", "manifest"]}
+             "cache start": ["store", "manifest"], "cache follow": ["store", "manifest"], "cache stop": ["store"],
+             "cache verify": ["store", "manifest"]}
 # Paths are `str`: the type `path` would replace ~ and $HOME by the controller's.
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "command": {"type": "str", "required": True, "choices": list(OPTIONS)},
@@ -56,7 +70,14 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "store": {"type": "str"},
     "manifest": {"type": "dict"},
     "endpoint": {"type": "str"},
+    "sources": {"type": "list", "elements": "str"},
+    "connections": {"type": "int"},
+    "limit_rate": {"type": "str"},
     "token_file": {"type": "str"},
+    "token_secret": {"type": "str"},
+    "token_parameter": {"type": "str"},
+    "aws_region": {"type": "str"},
+    "reconnect_seconds": {"type": "int", "default": 300},
     "deep": {"type": "bool", "default": False},
 }
 REQUIRED_IF = [("command", command, names) for command, names in _REQUIRED.items()]
@@ -90,28 +111,33 @@ with suppress(AnsibleActionFail):
     encoded_bundle()
 
 
-def build_arguments(params: Mapping[str, Any], check: bool) -> list[str]:
+def build_arguments(params: Mapping[str, Any], check: bool, wait_seconds: float | None = None) -> list[str]:
     """Return judge-node's arguments for these module parameters. The manifest goes through stdin (`-`)."""
     command = params["command"]
-    arguments = [*command.split(), *(["-"] if command.startswith("cache") else [])]
+    takes_manifest = command.startswith("cache") and (command != "cache stop" or params.get("manifest"))
+    arguments = [*command.split(), *(["-"] if takes_manifest else [])]
     for name, option in sorted(OPTIONS[command].items()):
         value = params.get(name)
         if value is True:
             arguments.append(option)
         elif isinstance(value, list):
             arguments += [f"{option}={item}" for item in value]
-        elif value is not None and value is not False and value != "":
+        # An empty endpoint says something: never ask the Hub.
+        elif value is not None and value is not False and (value != "" or name == "endpoint"):
             arguments.append(f"{option}={value}")
+    if wait_seconds is not None:
+        arguments.append(f"--wait={wait_seconds:g}")
     arguments.append("--json")
     if check and command in CHANGING:
         arguments.append("--check")
     return arguments
 
 
-def build_call(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
+def build_call(params: Mapping[str, Any], check: bool, wait_seconds: float | None = None) -> dict[str, Any]:
     """Return what the host's half is called with."""
-    return {"arguments": build_arguments(params, check), "input": json.dumps(params.get("manifest") or {}),
-            "changes": params["command"] in CHANGING, "check": check, "bundle": encoded_bundle()}
+    return {"arguments": build_arguments(params, check, wait_seconds),
+            "input": json.dumps(params.get("manifest") or {}),
+            "changes": params["command"] in INSTALLING, "check": check, "bundle": encoded_bundle()}
 
 
 def parse_answer(printed: str) -> dict[str, Any] | None:
@@ -160,6 +186,12 @@ def read_result(told: Mapping[str, Any], good_states: list[str] | None) -> dict[
     return result
 
 
+def is_running(told: Mapping[str, Any]) -> bool:
+    """Tell whether the host says that the sync goes on."""
+    answer = parse_answer(told.get("stdout") or "")
+    return answer is not None and answer.get("state") == "running"
+
+
 class ActionModule(ActionBase):
     """Check the options here, run judge-node there, hand its answer on."""
 
@@ -172,7 +204,46 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, params = self.validate_argument_spec(ARGUMENT_SPEC, required_if=REQUIRED_IF)
         check = bool(self._task.check_mode)
-        told = self._execute_module(
-            module_name="judge_node", module_args=build_call(params, check), task_vars=task_vars)
+        if params["command"] == "cache follow":
+            told = self._follow(params, task_vars)
+        else:
+            told = self._ask(params, task_vars, START_WAIT_SECONDS if params["command"] == "cache start" else None)
         result.update(read_result(told, None if check else params["good_states"]))
         return result
+
+    def _ask(self, params: Mapping[str, Any], task_vars: dict[str, Any] | None,
+             wait_seconds: float | None = None) -> dict[str, Any]:
+        """Run one command on the host. Raises AnsibleConnectionFailure."""
+        told: dict[str, Any] = self._execute_module(
+            module_name="judge_node", module_args=build_call(params, bool(self._task.check_mode), wait_seconds),
+            task_vars=task_vars)
+        return told
+
+    def _follow(self, params: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Wait for the end of the sync, showing how far it is.
+
+        A host that does not answer is asked again for `reconnect_seconds`: the sync there needs no connection. After
+        that this raises AnsibleConnectionFailure.
+        """
+        host, model = (task_vars or {}).get("inventory_hostname"), (params["manifest"] or {}).get("repo_id")
+        wait_seconds, silent_since = FIRST_POLL_SECONDS, None
+        while True:
+            asked = time.monotonic()
+            try:
+                told = self._ask(params, task_vars, wait_seconds)
+            except AnsibleConnectionFailure:
+                silent_since = silent_since or asked
+                left = silent_since + params["reconnect_seconds"] - time.monotonic()
+                if left <= 0:
+                    raise
+                # judge_bootstrap.adapters.runner reads these lines, and puts them where people look.
+                self._display.display(f"{host}: syncing {model}: no answer over ssh; asking again for {left:.0f} s")
+                time.sleep(min(left, RECONNECT_PAUSE_SECONDS))
+                self._connection.reset()  # a master connection that is dead would be asked again
+                continue
+            if not is_running(told):
+                return told
+            silent_since = None
+            said = parse_answer(told["stdout"]) or {}
+            self._display.display(f"{host}: syncing {model}: {(said.get('facts') or {}).get('progress_text')}")
+            wait_seconds = min(wait_seconds * POLL_GROWTH, LONGEST_POLL_SECONDS)

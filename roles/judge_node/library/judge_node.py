@@ -17,12 +17,14 @@ description:
   - The program itself comes with the call (the action plugin of the same name adds it). A command that changes
     something installs it first, when it is not there or differs; a read-only command and check mode install nothing.
   - When the connection to the controller is gone, the command is stopped, so that an interrupted run leaves no process.
+    The sync that C(cache start) started is none of it, and goes on; C(cache follow) waits for its end, and
+    C(cache stop) ends it.
 options:
   command:
     description: What judge-node does.
     type: str
     required: true
-    choices: [disks ensure, disks status, cache sync, cache verify, status]
+    choices: [disks ensure, disks status, cache start, cache follow, cache stop, cache verify, status]
   good_states:
     description:
       - States that count as success, of those that judge-node itself calls good; all of them when not given.
@@ -75,15 +77,39 @@ options:
     description: The manifest of the model, as model_manifest_info returns it. For C(cache) commands.
     type: dict
   endpoint:
-    description: Base URL of the Hub or of a mirror that speaks its API. For C(cache sync).
+    description:
+      - Base URL of the Hub or of a mirror that speaks its API. Empty, it is never asked. For C(cache start).
+    type: str
+  sources:
+    description: Mirrors to ask before the Hub, in this order. For C(cache start).
+    type: list
+    elements: str
+  connections:
+    description: How many connections fetch at a time. For C(cache start).
+    type: int
+  limit_rate:
+    description: Bytes a second at most, such as C(200M). For C(cache start).
     type: str
   token_file:
-    description: File on the host that holds the Hub token. The token itself never travels. For C(cache sync).
+    description: File on the host that holds the Hub token. The token itself never travels. For C(cache start).
+    type: str
+  token_secret:
+    description: Secret of AWS Secrets Manager from which the host takes the Hub token itself. For C(cache start).
+    type: str
+  token_parameter:
+    description: Parameter of AWS SSM from which the host takes the Hub token itself. For C(cache start).
+    type: str
+  aws_region:
+    description: Region of the secret or parameter; the host's own when not given. For C(cache start).
     type: str
   deep:
-    description: Read every file again instead of trusting size and manifest. For C(cache verify).
+    description: Read every file again instead of trusting size and manifest. For C(cache start) and C(cache verify).
     type: bool
     default: false
+  reconnect_seconds:
+    description: How long a host that does not answer is asked again before it is unreachable. For C(cache follow).
+    type: int
+    default: 300
 author: judge-bootstrap
 """
 

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .conftest import ROOT, load
@@ -54,8 +54,17 @@ def documented() -> dict[str, Any]:
       "group": None, "proof": "full", "gate_units": ["kubelet.service", "a.service"], "wait_seconds": 0},
      ["disks", "ensure", "--gate=kubelet.service", "--gate=a.service", "--mount-path=/m", "--nodeadm-path=/k",
       "--owner=auto", "--proof=full", "--strategy=Mount", "--wait=0", "--json"]),
-    ({"command": "cache sync", "store": "/s", "endpoint": "http://h", "token_file": "/t"},
-     ["cache", "sync", "-", "--endpoint=http://h", "--store=/s", "--token-file=/t", "--json"]),
+    ({"command": "cache start", "store": "/s", "endpoint": "http://h", "token_file": "/t"},
+     ["cache", "start", "-", "--endpoint=http://h", "--store=/s", "--token-file=/t", "--json"]),
+    ({"command": "cache start", "store": "/s", "endpoint": "", "sources": ["https://m/{blob}", "/srv/m"],
+      "connections": 4, "limit_rate": "20M", "token_secret": "hub", "aws_region": "eu-west-1", "deep": True},
+     ["cache", "start", "-", "--aws-region=eu-west-1", "--connections=4", "--deep", "--endpoint=", "--limit-rate=20M",
+      "--source=https://m/{blob}", "--source=/srv/m", "--store=/s", "--token-secret=hub", "--json"]),
+    ({"command": "cache follow", "store": "/s", "manifest": {"schema": 1}, "reconnect_seconds": 300},
+     ["cache", "follow", "-", "--store=/s", "--json"]),
+    ({"command": "cache stop", "store": "/s"}, ["cache", "stop", "--store=/s", "--json"]),
+    ({"command": "cache stop", "store": "/s", "manifest": {"schema": 1}},
+     ["cache", "stop", "-", "--store=/s", "--json"]),
     ({"command": "cache verify", "store": "/s", "deep": True},
      ["cache", "verify", "-", "--deep", "--store=/s", "--json"]),
     ({"command": "cache verify", "store": "/s", "deep": False}, ["cache", "verify", "-", "--store=/s", "--json"]),
@@ -71,14 +80,25 @@ def test_a_value_that_looks_like_an_option_stays_a_value(action: ModuleType) -> 
         "disks", "status", "--device=-x", "--mount-path=--check", "--json"]
 
 
-@pytest.mark.parametrize("command", ["disks ensure", "disks status", "cache sync", "cache verify", "status"])
-def test_check_mode_is_asked_of_every_command_that_changes_something(action: ModuleType, command: str) -> None:
-    changes = command in ("disks ensure", "cache sync")
+@pytest.mark.parametrize(("command", "changes"), [
+    ("disks ensure", True), ("disks status", False), ("cache start", True), ("cache follow", False),
+    ("cache stop", True), ("cache verify", False), ("status", False),
+])
+def test_check_mode_is_asked_of_every_command_that_changes_something(
+    action: ModuleType, command: str, changes: bool
+) -> None:
     assert ("--check" in action.build_arguments({"command": command}, check=True)) is changes
 
 
+@pytest.mark.parametrize("command", ["cache follow", "cache stop", "cache verify", "disks status", "status"])
+def test_a_command_that_may_meet_another_version_leaves_the_installed_program_alone(
+    action: ModuleType, command: str
+) -> None:
+    assert action.build_call({"command": command}, check=False)["changes"] is False
+
+
 def test_the_call_carries_program_and_manifest_and_no_other_file(action: ModuleType) -> None:
-    call = action.build_call({"command": "cache sync", "store": "/s", "manifest": {"schema": 1}}, check=False)
+    call = action.build_call({"command": "cache start", "store": "/s", "manifest": {"schema": 1}}, check=False)
     assert set(call) == {"arguments", "input", "changes", "check", "bundle"}
     assert json.loads(call["input"]) == {"schema": 1}
     assert base64.b64decode(call["bundle"]) == action.read_bundle(action.CONTENT_ROOT)
@@ -92,14 +112,15 @@ def test_every_option_is_documented_as_it_is_checked(action: ModuleType) -> None
 
 def test_every_option_that_a_command_takes_is_in_the_spec(action: ModuleType) -> None:
     taken = {name for options in action.OPTIONS.values() for name in options}
-    assert taken | {"command", "good_states", "manifest"} == set(action.ARGUMENT_SPEC)
+    assert taken | {"command", "good_states", "manifest", "reconnect_seconds"} == set(action.ARGUMENT_SPEC)
 
 
 @pytest.mark.parametrize(("args", "wanted"), [
     ({"command": "disks wipe"}, "value of command must be one of"),
     ({"command": "disks ensure"}, "mount_path"),
     ({"command": "disks ensure", "mount_path": "/m", "fstype": "btrfs"}, "value of fstype must be one of"),
-    ({"command": "cache sync", "store": "/s"}, "manifest"),
+    ({"command": "cache start", "store": "/s"}, "manifest"),
+    ({"command": "cache follow", "store": "/s"}, "manifest"),
     ({"command": "status", "mount": "/m"}, "mount"),
 ])
 def test_wrong_options_are_refused_before_anything_is_sent(
@@ -159,6 +180,82 @@ def test_a_failure_of_the_connection_is_handed_on(action: ModuleType) -> None:
 def test_a_content_root_without_the_program_says_what_to_do(action: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(AnsibleActionFail, match=r"neither .* nor .*judge-node\.pyz exists\. Reinstall judge-bootstrap"):
         action.read_bundle(tmp_path)
+
+
+# --- a sync that goes on ----------------------------------------------------------------------------------------------
+
+COMPLETE = {**GOOD, "command": "cache sync", "state": "complete", "message": "a/b is complete"}
+RUNNING = {**GOOD, "command": "cache sync", "changed": False, "state": "running", "message": "a/b is being synced",
+           "facts": {"progress_text": "1.0 GiB of 4.0 GiB (25 %)"}}
+LOST = AnsibleConnectionFailure("Failed to connect to the host via ssh: Connection refused")
+
+
+class Host:
+    """A host that answers the calls of `cache follow` one after the other, and what the plugin did meanwhile."""
+
+    def __init__(self, *answers: dict[str, Any] | Exception) -> None:
+        self.answers, self.calls, self.lines, self.resets = list(answers), [], [], 0
+
+    def execute(self, module_name: str, module_args: dict[str, Any], task_vars: Any) -> dict[str, Any]:
+        self.calls.append(module_args["arguments"])
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return told(answer)
+
+    def display(self, line: str) -> None:
+        self.lines.append(line)
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def follow(action: ModuleType, host: Host, monkeypatch: pytest.MonkeyPatch, reconnect_seconds: int = 60) -> Any:
+    monkeypatch.setattr(action, "RECONNECT_PAUSE_SECONDS", 0)
+    plugin = action.ActionModule.__new__(action.ActionModule)
+    plugin._task, plugin._display, plugin._connection = SimpleNamespace(check_mode=False), host, host
+    plugin._execute_module = host.execute
+    params = {"command": "cache follow", "store": "/s", "manifest": {"repo_id": "a/b"},
+              "reconnect_seconds": reconnect_seconds}
+    return plugin._follow(params, {"inventory_hostname": "node-1"})
+
+
+def test_a_sync_is_followed_to_its_end(action: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(RUNNING, RUNNING, COMPLETE)
+    assert action.read_result(follow(action, host, monkeypatch), ["complete"])["judge"] == COMPLETE
+    assert host.lines == ["node-1: syncing a/b: 1.0 GiB of 4.0 GiB (25 %)"] * 2
+
+
+def test_polls_become_rarer(action: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(*[RUNNING] * 6, COMPLETE)
+    follow(action, host, monkeypatch)
+    assert [word for call in host.calls for word in call if word.startswith("--wait")] == [
+        "--wait=2", "--wait=3", "--wait=4.5", "--wait=6.75", "--wait=10", "--wait=10", "--wait=10"]
+
+
+def test_a_lost_connection_is_made_anew_and_costs_nothing(action: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(RUNNING, LOST, LOST, RUNNING, COMPLETE)
+    assert action.parse_answer(follow(action, host, monkeypatch)["stdout"]) == COMPLETE
+    assert host.resets == 2
+    assert host.lines[1].startswith("node-1: syncing a/b: no answer over ssh; asking again for ")
+
+
+def test_a_connection_that_stays_lost_is_reported_after_the_time(
+    action: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(RUNNING, LOST, COMPLETE)
+    with pytest.raises(AnsibleConnectionFailure, match="Connection refused"):
+        follow(action, host, monkeypatch, reconnect_seconds=0)
+    assert host.answers == [COMPLETE]
+
+
+def test_an_answer_starts_the_time_for_a_lost_connection_again(
+    action: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(action.time, "monotonic", lambda: next(clock))
+    host = Host(*[LOST, RUNNING] * 8, COMPLETE)
+    assert action.parse_answer(follow(action, host, monkeypatch, reconnect_seconds=25)["stdout"]) == COMPLETE
 
 
 # --- through Ansible itself -------------------------------------------------------------------------------------------
@@ -224,3 +321,40 @@ def test_a_wrong_option_is_refused_by_name(content: Path) -> None:
     done = play(content, {"command": "disks ensure", "mount_path": "/m", "force": True})
     assert done.returncode == 2
     assert "Unsupported parameters for (judge_node) module: force" in done.stdout
+
+
+# Runs on at the first calls, and says how it was called.
+SLOW_STAND_IN = f"""
+import json, os, sys
+def main():
+    with open(os.environ["HOME"] + "/calls", "a+") as file:
+        file.write(" ".join(sys.argv[1:3] + [word for word in sys.argv if "--wait" in word]) + "\\n")
+        file.seek(0)
+        calls = len(file.readlines())
+    print({json.dumps(RUNNING)!r} if calls < 4 else {json.dumps(COMPLETE)!r})
+    return 0
+"""
+
+
+def test_progress_is_shown_while_the_task_runs(content: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(content / "judge-node.pyz", "w") as archive:
+        archive.writestr("judge_node/__init__.py", "")
+        archive.writestr("judge_node/__main__.py", SLOW_STAND_IN)
+    monkeypatch.setenv("HOME", str(content))
+    done = play(content, {"command": "cache follow", "store": "/s", "manifest": {"repo_id": "a/b"},
+                          "good_states": ["complete"]})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines().count("localhost: syncing a/b: 1.0 GiB of 4.0 GiB (25 %)") == 3
+    assert (content / "calls").read_text().splitlines() == [
+        "cache follow --wait=2", "cache follow --wait=3", "cache follow --wait=4.5", "cache follow --wait=6.75"]
+
+
+def test_a_start_that_goes_on_waits_no_longer_than_it_must(content: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(content / "judge-node.pyz", "w") as archive:
+        archive.writestr("judge_node/__init__.py", "")
+        archive.writestr("judge_node/__main__.py", SLOW_STAND_IN)
+    monkeypatch.setenv("HOME", str(content))
+    done = play(content, {"command": "cache start", "store": "/s", "manifest": {"repo_id": "a/b"},
+                          "good_states": ["complete", "running"]}, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (content / "calls").read_text().splitlines() == ["cache start --wait=2"]
