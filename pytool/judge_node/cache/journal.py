@@ -58,6 +58,8 @@ class Ranges:
         """Return the ranges up to `size` that are not here."""
         found, position = [], 0
         for start, end in zip(self._starts, self._ends):
+            if start >= size:
+                break
             if position < start:
                 found.append((position, start))
             position = end
