@@ -42,12 +42,15 @@ class FakeRunner:
     events: list[Event] = field(default_factory=lambda: [ok("node-1"), ok("node-2"), stats(node_1=OK, node_2=OK)])
     ended: Ended = field(default_factory=lambda: Ended(0))
     calls: list[PlaybookRun] = field(default_factory=list)
+    # What the second run and those after it play, when they are other ones; they end well.
+    later: list[Event] | None = None
 
     def __call__(self, request: PlaybookRun, on_event: Callable[[Event], None]) -> Ended:
         self.calls.append(request)
-        for event in self.events:
+        again = self.later is not None and len(self.calls) > 1
+        for event in (self.later or []) if again else self.events:
             on_event(event)
-        return self.ended
+        return Ended(0) if again else self.ended
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -30,6 +31,9 @@ from judge_bootstrap.core.redact import HUB_TOKEN_VARIABLES, without_hub_tokens
 log = logging.getLogger("judge_bootstrap.runner")
 
 INTERRUPT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What the judge_node action plugin displays while a host syncs: a line that is also good to read where Ansible runs
+# without us.
+PROGRESS_LINE = re.compile(r"(?P<host>\S+): (?P<text>syncing \S.*)")
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,17 @@ class PlaybookRun:
     diff: bool = False
     forks: int | None = None
     verbosity: int = 0
+    # After this long the run is stopped as if it were interrupted; None: it takes as long as it takes.
+    limit_seconds: float | None = None
     extra_vars: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that Ansible reported. `kind` is ansible-runner's name of the event; `result` a module's answer."""
+    """One thing that Ansible reported. `kind` is ansible-runner's name of the event; `result` a module's answer.
+
+    A kind of our own is `progress`: how far a host is, in `stdout`, while its task still runs.
+    """
 
     kind: str
     host: str | None = None
@@ -60,6 +69,8 @@ class Event:
     play: str | None = None
     role: str | None = None
     action: str | None = None
+    # The task's file and line.
+    path: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
     ignored: bool = False
     stats: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -191,10 +202,11 @@ class AnsibleRunner:
                 drain.close()
 
         worker = threading.Thread(target=work, name="ansible-runner", daemon=True)
+        deadline = None if request.limit_seconds is None else time.monotonic() + request.limit_seconds
         worker.start()
         while worker.is_alive():
             worker.join(0.1)
-            if interrupt.count:
+            if interrupt.count or (deadline is not None and time.monotonic() > deadline):
                 self._stop(request, worker, pids, interrupt)
                 return Ended(None, interrupted=True, complaints=tuple(complaints))
         if failure:
@@ -252,6 +264,8 @@ def child_environment(ours: Mapping[str, str], request: PlaybookRun, private: Pa
 
 def to_event(raw: Mapping[str, Any]) -> Event:
     """Return ansible-runner's event as ours. Unknown kinds pass, with what they have."""
+    if raw.get("event") == "verbose" and (found := PROGRESS_LINE.fullmatch(str(raw.get("stdout")).strip())):
+        return Event(kind="progress", host=found["host"], stdout=found["text"])
     data: Mapping[str, Any] = raw.get("event_data") or {}
     result = data.get("res")
     stats: dict[str, dict[str, int]] = {}
@@ -262,7 +276,8 @@ def to_event(raw: Mapping[str, Any]) -> Event:
     return Event(
         kind=str(raw.get("event", "")), host=data.get("host"), task=data.get("task") or data.get("name"),
         play=data.get("play") or (data.get("name") if raw.get("event") == "playbook_on_play_start" else None),
-        role=data.get("role"), action=data.get("task_action"), result=result if isinstance(result, Mapping) else {},
+        role=data.get("role"), action=data.get("task_action"), path=str(data.get("task_path") or ""),
+        result=result if isinstance(result, Mapping) else {},
         ignored=bool(data.get("ignore_errors")), stats=stats, stdout=str(raw.get("stdout") or ""))
 
 

@@ -52,12 +52,20 @@ class Silent:
         return None
 
 
+# A log has no rows to overwrite: how far a host is stands there no more often than this.
+PROGRESS_SECONDS = 10.0
+
+
 class Lines:
     """One line an event, on stderr: for CI logs and pipes."""
 
-    def __init__(self, *, verbose: int = 0, write: Callable[[str], None] | None = None) -> None:
+    def __init__(self, *, verbose: int = 0, write: Callable[[str], None] | None = None,
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self.verbose = verbose
         self._write = write or (lambda text: click.echo(text, err=True))
+        self._clock = clock
+        # host -> when its progress was last told
+        self._told: dict[str | None, float] = {}
 
     def __enter__(self) -> Lines:
         return self
@@ -76,6 +84,12 @@ class Lines:
             return f"== {event.play}"
         if event.kind in ("verbose", "error"):
             return event.stdout.rstrip() if self.verbose >= 2 else ""
+        if event.kind == "progress":
+            now = self._clock()
+            if now - self._told.get(event.host, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
+                return ""
+            self._told[event.host] = now
+            return f"{event.host}: {event.stdout}"
         word = outcome_word(event)
         if word is None or (not self.verbose and (word == "skipped" or (word == "ok" and not is_finding(event)))):
             return ""
@@ -118,6 +132,10 @@ class Table:
         now = time.monotonic()
         if event.kind == "runner_on_start":
             self._rows[event.host] = ("cyan", event.task or "", now)
+            return
+        if event.kind == "progress":
+            style, _, since = self._rows.get(event.host, ("", "", now))
+            self._rows[event.host] = ("cyan", redactor().clean(event.stdout), since if style == "cyan" else now)
             return
         word = outcome_word(event)
         if word is None or word == "skipped":
@@ -267,7 +285,7 @@ def _total(result: RunResult) -> str:
     ran = ", ".join(result.playbooks)
     took = f"{result.elapsed_seconds:.0f} s"
     if result.interrupted:
-        return f"Interrupted after {took} ({ran}, environment {result.env}): nothing is left running."
+        return f"Interrupted after {took} ({ran}, environment {result.env}): {result.message.partition('; ')[2]}."
     verb = "would change" if result.check else "changed"
     return (f"{good} of {len(result.hosts)} hosts hold, {changed} {verb} "
             f"({ran}, environment {result.env}, run {result.run_id}, {took}).")

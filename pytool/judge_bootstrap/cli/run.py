@@ -21,7 +21,9 @@ from judge_bootstrap.core.redact import is_secret_name
 
 SITE = "site"
 # Playbooks that a command of its own runs (`judge-bootstrap models`), with variables that `run` does not give.
-INTERNAL = ("models",)
+INTERNAL = ("models", "stop_sync")
+# How long an interrupted run may take to end the syncs that it started: the node gives each 10 s to stop by itself.
+STOP_SECONDS = 30.0
 # Playbooks that are not part of the site and want each host by its name -> why.
 NAMED_HOSTS_ONLY = {"nvme_pod": "it runs a privileged pod on each node"}
 
@@ -133,6 +135,7 @@ def perform(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
     from judge_bootstrap.cli import output
     from judge_bootstrap.cli.log import FILE_ONLY
     from judge_bootstrap.core.result import Collector
+    from judge_bootstrap.core.syncs import Syncs
 
     app.command = command
     env = app.require_env()
@@ -170,25 +173,55 @@ def perform(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
             extra_vars={**settings.extra_vars(), **(variables or {})}, forks=options.forks,
             verbosity=max(0, app.verbose - 1))
         collector = Collector(env, playbooks, hosts, check=options.check, again=None if variables is None else command)
+        syncs = Syncs()
         logger = logging.getLogger(FILE_ONLY)
         logger.info("run %s: %s in %s on %d hosts", run_id, holder.command, env, len(hosts))
         with output.progress(app, hosts) as progress:
             def on_event(event: Event) -> None:
                 collector.add(event)
+                syncs.add(event)
                 progress.add(event)
                 log_event(event)
                 if options.diff and not options.check:
                     output.show_diff(app, event)
 
             ended = services.run_playbooks(request, on_event)
+        beyond = stop_syncs(app, services, request, syncs.hosts) if ended.interrupted and not options.check else []
     result = conclude(collector, ended, command=command, run_id=run_id, check=options.check,
-                      elapsed_seconds=time.monotonic() - started)
+                      elapsed_seconds=time.monotonic() - started, beyond=beyond)
     logger.info("run %s ended with %d: %s", run_id, result.exit_code, result.to_json()["message"] or "everything holds")
     return Performed(env, environment.provider == "lab", settings, result, collector.last_answers())
 
 
-def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bool, elapsed_seconds: float) -> Any:
-    """Return the RunResult: what the hosts reported, and what went wrong beside them."""
+def stop_syncs(app: AppContext, services: Any, request: Any, hosts: Sequence[str]) -> list[str]:
+    """End the syncs that an interrupted run started on its hosts; return the hosts on which that could not be done.
+
+    A sync outlives its connection on purpose, and "interrupted" means that nothing is left running.
+    """
+    from dataclasses import replace
+
+    if not hosts:
+        return []
+    app.warn(f"stopping the sync on {len(hosts)} host{'s' if len(hosts) > 1 else ''} "
+             "(Ctrl-C again: leave it to end by itself)")
+    stopped: set[str | None] = set()
+
+    def on_event(event: Any) -> None:
+        if event.kind == "runner_on_ok" and "judge" in event.result:
+            stopped.add(event.host)
+
+    services.run_playbooks(
+        replace(request, playbooks=(request.content_root / "playbooks" / "stop_sync.yml",), limit=",".join(hosts),
+                tags=None, skip_tags=None, diff=False, forks=min(len(hosts), 50), limit_seconds=STOP_SECONDS), on_event)
+    return [host for host in hosts if host not in stopped]
+
+
+def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bool, elapsed_seconds: float,
+             beyond: Sequence[str] = ()) -> Any:
+    """Return the RunResult: what the hosts reported, and what went wrong beside them.
+
+    `beyond`: hosts where an interrupted run could not stop its sync.
+    """
     from judge_bootstrap.core.result import INTERRUPTED, RunResult, one_line
 
     collector.interrupted = ended.interrupted
@@ -197,6 +230,8 @@ def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bo
     message = ""
     if ended.interrupted:
         reason, message = INTERRUPTED, "interrupted; nothing is left running"
+        if beyond:
+            message = f"interrupted; the sync on {', '.join(beyond)} could not be stopped and ends by itself"
         hint = "run the same command again: it does only what is left"
     elif ended.rc != 0 and not collector.counts:
         # Ansible never got to its recap: a playbook or an inventory that it cannot read.

@@ -206,6 +206,16 @@ def test_the_recap_event_gives_each_hosts_counts() -> None:
     assert event.stats == {"a": {"ok": 2}, "b": {"failures": 1}, "c": {"dark": 1}}
 
 
+def test_a_line_of_progress_becomes_an_event_of_its_host() -> None:
+    event = to_event({"event": "verbose", "stdout": "node-1: syncing a/b: 1.0 GiB of 4.0 GiB (25 %)\n"})
+    assert (event.kind, event.host, event.stdout) == ("progress", "node-1", "syncing a/b: 1.0 GiB of 4.0 GiB (25 %)")
+
+
+@pytest.mark.parametrize("said", ["Using ansible.cfg", "syncing a/b", "node 1: syncing a/b", "a: syncing b\nc"])
+def test_other_things_that_ansible_says_stay_what_they_are(said: str) -> None:
+    assert to_event({"event": "verbose", "stdout": said}).kind == "verbose"
+
+
 def test_an_event_of_an_unknown_kind_passes() -> None:
     assert to_event({"event": "something_new", "stdout": "x"}).kind == "something_new"
     assert to_event({}).kind == ""

@@ -81,6 +81,22 @@ def test_very_verbose_lines_carry_ansibles_own_output() -> None:
     assert lines == ["Using /content/ansible.cfg", "node-1: ok: Look\nok: [node-1]"]
 
 
+def test_progress_is_the_row_of_its_host() -> None:
+    table = Table(screen(), ["node-1", "node-2"])
+    table.add(Event("runner_on_start", host="node-1", task="Wait"))
+    table.add(Event("progress", host="node-1", stdout="syncing a/b: 25 %"))
+    assert "node-1 syncing a/b: 25 %" in drawn(table)
+
+
+def test_without_a_terminal_a_hosts_progress_is_told_every_ten_seconds() -> None:
+    lines: list[str] = []
+    times = iter([0.0, 5.0, 6.0, 11.0])
+    shown = Lines(write=lines.append, clock=lambda: next(times))
+    for host, text in (("node-1", "a"), ("node-1", "b"), ("node-2", "c"), ("node-1", "d")):
+        shown.add(Event("progress", host=host, stdout=text))
+    assert lines == ["node-1: a", "node-2: c", "node-1: d"]
+
+
 def test_a_command_that_failed_is_told_by_what_it_wrote() -> None:
     assert failure_text({"msg": "non-zero return code", "stderr": "\nmkfs: no\n"}) == "non-zero return code: mkfs: no"
     assert failure_text({"msg": "MODULE FAILURE: see", "module_stderr": "Killed"}) == "MODULE FAILURE: see: Killed"

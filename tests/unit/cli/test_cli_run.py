@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 from fakes_cli import OK, Desk, FakeLab, failed, ok, stats
 from judge_bootstrap.adapters import lock
 from judge_bootstrap.adapters.runner import Ended, Event
+from judge_bootstrap.core.syncs import SYNC_TASKS
 from judge_lab import LabError
 
 
@@ -396,6 +398,72 @@ def test_an_interrupted_run_does_not_call_hosts_silent(desk: Desk) -> None:
     result, answer = desk.invoke_json("--env", "prod")
     assert answer["hosts"]["node-1"]["reason"] == "INTERRUPTED"
     assert result.stderr.count("Error:") == 1
+
+
+SYNC = "/content/roles/model_cache/tasks/sync.yml:6"
+
+
+def started(host: str, path: str = SYNC) -> Event:
+    return Event("runner_on_start", host=host, path=path)
+
+
+def answered(host: str, state: str, path: str = SYNC) -> Event:
+    return Event("runner_on_ok", host=host, path=path, result={"judge": {"ok": True, "state": state}})
+
+
+def interrupted_run(desk: Desk, *events: Event) -> None:
+    desk.runner.events, desk.runner.ended = list(events), Ended(None, interrupted=True)
+
+
+def test_an_interrupted_run_stops_the_syncs_that_it_started(desk: Desk) -> None:
+    interrupted_run(desk, started("node-1"), answered("node-1", "running"), started("node-2"))
+    desk.runner.later = [answered("node-1", "stopped", "stop.yml:4"), answered("node-2", "stopped", "stop.yml:4")]
+    result, answer = desk.invoke_json("--env", "prod", "run", "model_cache", "--diff")
+    run, stop = desk.runner.calls
+    assert [path.name for path in stop.playbooks] == ["stop_sync.yml"]
+    assert (stop.limit, stop.tags, stop.check, stop.diff) == ("node-1,node-2", None, False, False)
+    assert (stop.inventory, stop.extra_vars, stop.limit_seconds) == (run.inventory, run.extra_vars, 30)
+    assert (result.exit_code, answer["message"]) == (130, "interrupted; nothing is left running")
+    assert "Warning: stopping the sync on 2 hosts (Ctrl-C again: leave it to end by itself)\n" in result.stderr
+
+
+def test_a_sync_that_has_ended_is_not_stopped(desk: Desk) -> None:
+    interrupted_run(desk, started("node-1"), answered("node-1", "running"), answered("node-1", "complete"),
+                    started("node-2"), Event("runner_on_failed", host="node-2", path=SYNC, result={"msg": "no"}))
+    desk.invoke("--env", "prod")
+    assert len(desk.runner.calls) == 1
+
+
+def test_another_task_of_an_interrupted_run_leaves_no_sync_to_stop(desk: Desk) -> None:
+    interrupted_run(desk, started("node-1", "/content/roles/model_cache/tasks/verify.yml:6"))
+    desk.invoke("--env", "prod")
+    assert len(desk.runner.calls) == 1
+
+
+def test_hosts_whose_sync_could_not_be_stopped_are_named(desk: Desk) -> None:
+    interrupted_run(desk, started("node-1"), started("node-2"),
+                    Event("runner_on_unreachable", host="node-2", path=SYNC))
+    desk.runner.later = [answered("node-1", "stopped"), Event("runner_on_unreachable", host="node-2")]
+    result, answer = desk.invoke_json("--env", "prod")
+    assert answer["message"] == "interrupted; the sync on node-2 could not be stopped and ends by itself"
+    assert "environment prod): the sync on node-2 could not be stopped and ends by itself." in result.stderr
+
+
+def test_a_run_that_ends_by_itself_stops_no_sync(desk: Desk) -> None:
+    desk.runner.events = [started("node-1"), answered("node-1", "running"), stats(node_1=OK, node_2=OK)]
+    desk.invoke("--env", "prod")
+    assert len(desk.runner.calls) == 1
+
+
+def test_an_interrupted_plan_has_no_sync_to_stop(desk: Desk) -> None:
+    interrupted_run(desk, started("node-1"))
+    desk.invoke("--env", "prod", "plan")
+    assert len(desk.runner.calls) == 1
+
+
+def test_the_tasks_that_start_a_sync_are_where_the_run_looks_for_them() -> None:
+    tasks = yaml.safe_load((Path(__file__).resolve().parents[3] / SYNC_TASKS.strip("/:")).read_text())
+    assert [task["judge_node"]["command"] for task in tasks] == ["cache start", "cache follow"]
 
 
 def test_the_whole_site_takes_the_options_of_a_run(desk: Desk) -> None:
