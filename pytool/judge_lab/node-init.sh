@@ -10,7 +10,9 @@ local lab=/run/judge-lab
 
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p $lab/etc $lab/bin $lab/vllm $lab/image $lab/dev /run/sshd /run/lock
+mkdir -p $lab/etc $lab/bin $lab/vllm $lab/image $lab/dev /run/sshd /run/lock /run/judge-bootstrap
+# All processes of this node can be seen from here, which judge-node could not know of a PID namespace by itself.
+readlink /proc/self/ns/pid >/run/judge-bootstrap/pid-namespace
 mount --bind "$node/etc" $lab/etc
 if [ "$kube" != - ]; then mount --bind -o ro "$kube" $lab/bin; fi
 if [ "$vllm" != - ]; then mount --bind -o ro "$vllm" $lab/vllm; fi

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_disks(groups.add_parser("disks", help="the local disks: plan, ensure, status, release"))
     add_cache(
-        groups.add_parser("cache", help="the model store: sync, verify").add_subparsers(
+        groups.add_parser("cache", help="the model store: fetch, list, verify, update, prune").add_subparsers(
             dest="verb", metavar="COMMAND", required=True, parser_class=_Parser
         )
     )
@@ -198,8 +198,8 @@ def _own(options: argparse.Namespace) -> dict[str, Any]:
 
 def _of_boot_unit() -> argparse.Namespace:
     """Return the options that the boot unit has: on the node at night nobody remembers them."""
-    from .disks.discover import UNIT_FOLDER
     from .disks.unit import BOOT_UNIT, read_boot_arguments
+    from .systemd import UNIT_FOLDER
 
     try:
         arguments = read_boot_arguments((UNIT_FOLDER / BOOT_UNIT).read_text())

@@ -324,6 +324,13 @@ _ALL = (
         3,
     ),
     Reason(
+        "UNIT_FAILED",
+        "node",
+        "systemd did not take a unit or timer of ours.",
+        ("/etc/systemd/system is read-only", "a unit of that name is masked"),
+        "systemctl status judge-node-verify-quick.timer judge-node-verify-deep.timer",
+    ),
+    Reason(
         "JOB_LOST",
         "node",
         "The sync that ran in the background is gone without a result. What it fetched is kept.",

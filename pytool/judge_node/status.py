@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import time
 from typing import Any
 
+from .cache.catalog import Catalog, marked_mounts, read_catalog, stores_below
+from .cache.listing import checked_text
 from .cache.store import Store
-from .disks.facts import ADOPTED_FOLDER, MARKER_MOST_BYTES, MARKER_NAME, format_size
+from .disks.facts import format_size
 from .disks.record import read_result
 from .disks.sysfs import System
-from .files import read_file
+from .last import CACHE_RESULT, read_last
 from .result import EXIT_FAILED, Result
-
-_STORE_DEPTHS = ("", "*", "*/*")
 
 
 def status(system: System | None = None) -> Result:
     """Return the filesystems that carry our marker and every model of their stores, each complete or not."""
     disks, models, lines = [], [], []
-    ours = ("/", f"/{ADOPTED_FOLDER}")
-    for path in sorted({mount.path for mount in (system or System()).mounts() if mount.root in ours}):
-        marker = _marker(Path(path))
-        if marker is None:
-            continue
+    for path, marker in marked_mounts(system):
         disks.append({"mount_path": path, **marker})
         serials = [*(marker.get("serials") or ()), marker.get("serial")]
         about = ", ".join(dict.fromkeys(str(serial) for serial in serials if serial)) or "unknown"
         adopted = f", adopted from {marker['adopted_from']}" if marker.get("adopted_from") else ""
         lines.append(f"disk {path}: filesystem {marker.get('fs_uuid')}, serial {about}{adopted}")
-        for root in sorted(
-            {own.parent for depth in _STORE_DEPTHS for own in Path(path).glob(f"{depth}/.judge-bootstrap".lstrip("/"))}
-        ):
-            for found in _models(Store(root)):
+        for root in stores_below(path):
+            for found, line in _models(read_catalog(Store(root))):
                 models.append(found)
-                name = f"{found['repo_id']} at {found['commit'][:12]}"
-                lines.append(f"model {name}: {found['state']}, {format_size(found['size_on_disk'])}")
+                lines.append(line)
     broken = [model for model in models if model["state"] != "complete"]
-    last = read_result()
-    result = Result(command="status", facts={"disks": disks, "models": models, "last_ensure": last})
+    last, check = read_result(), read_last(CACHE_RESULT)
+    facts = {"disks": disks, "models": models, "last_ensure": last, "last_verify": check}
+    result = Result(command="status", facts=facts)
     if last is not None and not last.get("ok"):
-        result.ok, result.exit_code, result.reason = False, EXIT_FAILED, str(last.get("reason") or "") or None
-        result.message = "\n".join(["the last `disks ensure` of this boot failed: " + str(last.get("message")), *lines])
-        result.repair = str(last.get("repair") or "") or None
+        _fail(result, last, ["the last `disks ensure` of this boot failed: " + str(last.get("message")), *lines])
     elif not disks:
         result.ok, result.exit_code, result.reason = False, EXIT_FAILED, "MOUNT_MISSING"
         result.message = "no filesystem with our marker is mounted on this node"
@@ -52,38 +43,57 @@ def status(system: System | None = None) -> Result:
         result.message = "\n".join(
             [*lines, f"{len(broken)} of {len(models)} models are not complete: {broken[0]['why']}"]
         )
-        result.repair = "judge-node cache sync MANIFEST --store STORE"
+        result.repair = f"judge-node cache sync MANIFEST --store {broken[0]['store']}"
+    elif check is not None and not check.get("ok") and not _is_repaired(check, models):
+        _fail(result, check, [*lines, "the last `cache verify` of this boot failed: " + str(check.get("message"))])
     else:
         result.message = "\n".join(lines if models else [*lines, "no model yet"])
     return result
 
 
-def _marker(root: Path) -> dict[str, Any] | None:
-    try:
-        said = json.loads(read_file(root / MARKER_NAME, MARKER_MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return (
-        {key: said.get(key) for key in ("fs_uuid", "serial", "serials", "adopted_from", "size_bytes", "made_at")}
-        if isinstance(said, dict)
-        else None
+def _fail(result: Result, last: dict[str, Any], lines: list[str]) -> None:
+    result.ok, result.exit_code, result.reason = False, EXIT_FAILED, str(last.get("reason") or "") or None
+    result.message = "\n".join(lines)
+    result.repair = str(last.get("repair") or "") or None
+
+
+def _is_repaired(check: dict[str, Any], models: list[dict[str, Any]]) -> bool:
+    """Return whether all that the check complained of was brought anew since, or is gone."""
+    facts = check.get("facts")
+    checked = facts.get("models") if isinstance(facts, dict) else None
+    if not isinstance(checked, list) or not checked:
+        return False  # it did not come as far as a model
+    at = check.get("at")
+    since = {(m["repo_id"], m["commit"]): m["published_at"] for m in models}
+    bad = [m for m in checked if isinstance(m, dict) and m.get("state") != "complete"]
+    return bool(bad) and all(
+        type(at) is int and since.get((str(m.get("repo_id")), str(m.get("commit"))), at + 1) >= at for m in bad
     )
 
 
-def _models(store: Store) -> list[dict[str, Any]]:
-    found = []
-    for manifest in store.all_vouched():
-        problems = store.problems(manifest)
-        found.append(
-            {
-                "repo_id": manifest.repo_id,
-                "commit": manifest.commit,
-                "digest": manifest.digest,
-                "store": str(store.root),
-                "size_on_disk": manifest.size,
-                "state": "complete" if not problems else "incomplete",
-                "reason": problems[0].reason if problems else None,
-                "why": problems[0].text if problems else None,
-            }
-        )
+def _models(catalog: Catalog) -> list[tuple[dict[str, Any], str]]:
+    """Return what is said of each model, and the line for it."""
+    now, found = time.time(), []
+    for model in catalog.models:
+        problem = model.problems[0] if model.problems else None
+        reason, why = (problem.reason, problem.text) if problem else (None, None)
+        if not model.vouched:
+            reason = "INTEGRITY_MISMATCH"
+            why = (*model.checked.problems, "wrong bytes were found in it")[0]
+        about = f"{model.state}, {format_size(model.manifest.size)}, {checked_text(model.checked, now)}"
+        said = {
+            "repo_id": model.manifest.repo_id,
+            "commit": model.manifest.commit,
+            "digest": model.manifest.digest,
+            "store": str(catalog.store.root),
+            "size_on_disk": model.manifest.size,
+            "state": model.state,
+            "reason": reason,
+            "why": why,
+            "revisions": list(model.current),
+            "published_at": model.published_at,
+            "quick_at": model.checked.quick_at,
+            "deep_at": model.checked.deep_at,
+        }
+        found.append((said, f"model {model.name}: {about}"))
     return found

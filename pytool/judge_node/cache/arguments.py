@@ -22,7 +22,7 @@ def add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         ("sync", "bring the model of a manifest into the store"),
         ("start", "sync as a process of its own, which goes on when this one ends; what is complete costs none"),
     ):
-        sync = _verb(commands, verb, text)
+        sync = add_verb(commands, verb, text)
         _add_manifest(sync)
         _add_store(sync)
         _add_sources(sync)
@@ -36,31 +36,29 @@ def add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         )
         if verb == "start":
             _add_wait(sync, 5, "how long to wait for its end before answering that it runs")
-        _add_json(sync)
-        _add_changing(sync, 3600)
-    follow = _verb(commands, "follow", "wait for a sync that `cache start` has started, and give its result")
+        add_json(sync)
+        add_changing(sync, 3600)
+    follow = add_verb(commands, "follow", "wait for a sync that `cache start` has started, and give its result")
     _add_manifest(follow)
     _add_store(follow)
     _add_wait(follow, 86_400, "how long to wait before answering how far it is")
-    _add_json(follow)
-    stop = _verb(commands, "stop", "end the syncs that `cache start` has started; what they fetched stays")
+    add_json(follow)
+    stop = add_verb(commands, "stop", "end the syncs that `cache start` has started; what they fetched stays")
     stop.add_argument("manifest", metavar="MANIFEST", nargs="?", help="only the sync of this manifest")
     _add_store(stop)
     stop.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
-    _add_json(stop)
-    verify = _verb(commands, "verify", "is the model of a manifest complete?")
-    _add_manifest(verify)
-    _add_store(verify)
-    verify.add_argument("--deep", action="store_true", help="hash every byte, instead of comparing sizes")
-    _add_json(verify)
+    add_json(stop)
+    from .day2 import add_day2  # which uses what stands below
+
+    add_day2(commands)
 
 
 def run_cache(options: argparse.Namespace, say: Callable[[str], None]) -> Result:
     """Answer one verb; `say` prints a line for people. Raises NodeError."""
-    if options.verb == "verify":
-        from .verify import verify
+    from .day2 import VERBS, run_day2
 
-        return verify(read_manifest(options.manifest), store_root(options.store), deep=options.deep)
+    if options.verb in VERBS:
+        return run_day2(options)
     if options.verb in ("follow", "stop"):
         from .job import Job, stop
 
@@ -120,9 +118,10 @@ def _sync(
     )
 
 
-def _verb(
+def add_verb(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
 ) -> argparse.ArgumentParser:
+    """Add one verb, with its help."""
     return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
 
 
@@ -165,7 +164,8 @@ def _add_sources(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_json(command: argparse.ArgumentParser) -> None:
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Add --json."""
     command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
@@ -175,7 +175,8 @@ def _add_wait(command: argparse.ArgumentParser, default: int, text: str) -> None
     )
 
 
-def _add_changing(command: argparse.ArgumentParser, lock_wait_seconds: int) -> None:
+def add_changing(command: argparse.ArgumentParser, lock_wait_seconds: int) -> None:
+    """Add what every verb has that changes the store."""
     command.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
     command.add_argument(
         "--lock-wait",

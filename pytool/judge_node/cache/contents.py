@@ -38,9 +38,10 @@ def content_problems(store: Store, manifest: Manifest) -> list[Problem]:
             try:
                 tensors[file.path] = tensor_names(store.blob(manifest, file))
             except HeaderWrong as error:
-                found.append(Problem("INTEGRITY_MISMATCH", f"{file.path} is no weight file: {error}"))
+                found.append(Problem("INTEGRITY_MISMATCH", f"{file.path} is no weight file: {error}", file.path))
             except OSError as error:
-                found.append(Problem("INTEGRITY_MISMATCH", f"{file.path} cannot be read: {error.strerror}"))
+                text = f"{file.path} cannot be read: {error.strerror}"
+                found.append(Problem("INTEGRITY_MISMATCH", text, file.path))
     paths = {file.path for file in manifest.files}
     for file in manifest.files:
         if file.path.endswith(_INDEX_SUFFIX):

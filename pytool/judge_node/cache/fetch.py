@@ -99,7 +99,7 @@ class _File:
         """Open the partial file and queue what is missing; return the bytes that an earlier process left."""
         self.fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         size = self.file.size
-        if size > CHUNK_BYTES:
+        if size > _PIECE_BYTES:
             path = journal_path(self.partial)
             if os.fstat(self.fd).st_size != size:
                 path.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def journal_path(partial: Path) -> Path:
 def kept_bytes(partial: Path, file: File, boot: str) -> int:
     """Return how many bytes of a file an earlier run left, by its journal."""
     try:
-        if file.size <= CHUNK_BYTES or partial.lstat().st_size != file.size:
+        if file.size <= _PIECE_BYTES or partial.lstat().st_size != file.size:
             return 0
     except OSError:
         return 0
@@ -191,6 +191,8 @@ class Fetch:
         self._limiter = _Limiter(limit_rate) if limit_rate else None
         self._boot = journal.boot_id()
         self._changed = threading.Condition()
+        self._ends = threading.Condition()
+        self._living: list[str] = []
         self._waiting: deque[File] = deque()
         self._active: list[_File] = []
         self._dead: set[int] = set()
@@ -207,29 +209,32 @@ class Fetch:
         """Fetch all. Raises the first failure; what is there of the other files stays for the next run."""
         self._waiting.extend(sorted(files, key=lambda file: file.size, reverse=True))
         requests = sum(1 + file.size // CHUNK_BYTES for file in files)
-        keepers = [self._thread(self._keep_files) for _ in range(min(_KEEPERS, len(files)))]
-        others = [self._thread(self._connect) for _ in range(min(self._most_connections, requests))]
-        others.append(self._thread(self._save))
+        for _ in range(min(_KEEPERS, len(files))):
+            self._start("keeper", self._keep_files)
+        for _ in range(min(self._most_connections, requests)):
+            self._start("connection", self._connect)
+        self._start("saver", self._save)
         try:
-            self._watch(keepers, files)
+            self._watch(files)
+        except BaseException:
+            self._retry.stop.set()
+            raise
         finally:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
-            if self._failure is not None or any(thread.is_alive() for thread in keepers):
-                self._retry.stop.set()
             for connections in self._connections:
                 connections.interrupt()
             # The store's lock is let go after this: nobody may still write then.
-            for thread in (*keepers, *others):
-                thread.join(self._retry.timeout_seconds)
+            self._wait_for_end(self._retry.timeout_seconds)
         if self._failure is not None:
             raise self._failure
         return self._totals
 
-    def _thread(self, work: Callable[[_Spent], None]) -> threading.Thread:
+    def _start(self, kind: str, work: Callable[[_Spent], None]) -> None:
         spent = _Spent()
         self._spent.append(spent)
+        self._living.append(kind)
 
         def guarded() -> None:
             try:
@@ -238,11 +243,27 @@ class Fetch:
                 pass
             except BaseException as error:  # handed to the main thread, which raises it
                 self._fail(error)
+            finally:
+                with self._ends:
+                    self._living.remove(kind)
+                    self._ends.notify_all()
 
         # daemon: a thread that hangs in the kernel must not keep a process that was told to end.
-        thread = threading.Thread(target=guarded, daemon=True)
-        thread.start()
-        return thread
+        threading.Thread(target=guarded, name=kind, daemon=True).start()
+
+    def _wait_for_end(self, seconds: float, kind: str | None = None) -> bool:
+        """Wait for the threads of a kind; return whether they have ended.
+
+        Not by join(): when a signal handler raises in it, Python takes the thread for ended (bpo-45274).
+        """
+        deadline = time.monotonic() + seconds
+        with self._ends:
+            while self._living if kind is None else kind in self._living:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._ends.wait(left)
+        return True
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
@@ -536,15 +557,14 @@ class Fetch:
                 os.close(data)
                 os.close(log)
 
-    def _watch(self, keepers: Sequence[threading.Thread], files: Sequence[File]) -> None:
+    def _watch(self, files: Sequence[File]) -> None:
         """Wait for the keepers, and tell how far they are."""
         started, total = time.monotonic(), sum(file.size for file in files)
         before_bytes, before_time, before = 0, started, _Spent()
         limits: dict[str | None, float] = {}
-        while any(thread.is_alive() for thread in keepers):
-            deadline = time.monotonic() + _TICK_SECONDS
-            for thread in keepers:
-                thread.join(max(0.0, deadline - time.monotonic()))
+        ended = False
+        while not ended:
+            ended = self._wait_for_end(_TICK_SECONDS, "keeper")
             now = time.monotonic()
             with self._changed:
                 fetched = self._totals.fetched_bytes

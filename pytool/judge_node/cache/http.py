@@ -107,6 +107,7 @@ class Connections:
             connection = self._connect(key, proxy)
             with self._mutex:
                 if self._closed:
+                    connection.close()
                     raise ConnectionError("closed")
                 self._open[key] = connection
         # identity: a compressed answer has other bytes than the ones that were hashed.
@@ -149,9 +150,9 @@ class Connections:
         """Close all connections; for the thread that uses them."""
         with self._mutex:
             self._closed = True
-        for connection in self._open.values():
+            connections, self._open = self._open, {}
+        for connection in connections.values():
             connection.close()
-        self._open.clear()
 
     def interrupt(self) -> None:
         """Make the thread that waits for an answer wait no longer, from another thread."""

@@ -35,7 +35,7 @@ from ..result import NodeError
 from .manifest import MAX_BYTES, File, Manifest, parse
 
 OWN_FOLDER = ".locks/judge-bootstrap"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 _REF_MOST_BYTES = 4096
 
 
@@ -45,6 +45,7 @@ class Problem:
 
     reason: str
     text: str
+    path: str | None = None
 
 
 class Store:
@@ -85,7 +86,7 @@ class Store:
 
     def ref(self, manifest: Manifest) -> Path | None:
         """Return the ref that a branch or tag needs; a revision that is the commit itself has none, as on the Hub."""
-        if manifest.revision == manifest.commit or _COMMIT.fullmatch(manifest.revision):
+        if manifest.revision == manifest.commit or COMMIT.fullmatch(manifest.revision):
             return None
         return self.folder(manifest.repo_id) / "refs" / manifest.revision
 
@@ -199,7 +200,7 @@ class Store:
         """Make the snapshot appear, complete, by one rename. All blobs must be durable. Writes."""
         snapshot = self.snapshot(manifest)
         staged = self.staging / f"{self.folder(manifest.repo_id).name}--{manifest.commit}"
-        _remove(staged)
+        remove_tree(staged)
         for file in manifest.files:
             link = staged / file.path
             link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -208,14 +209,14 @@ class Store:
             fsync_directory(Path(folder))
         make_directory(self.vouch(manifest).parent)
         write_file(self.vouch(manifest), manifest.canonical() + b"\n", 0o444)
-        for kind in ("withdrawn", "removing"):  # it is vouched for again, and stays
-            _forget(self.note(kind, manifest))
+        for kind in ("withdrawn", "removing", "checked"):  # vouched for anew: what was said before is of other bytes
+            remove_durably(self.note(kind, manifest))
         make_directory(snapshot.parent)
         if snapshot.is_symlink() or snapshot.exists():
             # rename() cannot replace a directory with files in it. What is moved away was not complete, so nothing is
             # served from it; a program that has it open keeps it.
             aside = self.staging / f"{staged.name}.old"
-            _remove(aside)
+            remove_tree(aside)
             snapshot.rename(aside)
         staged.rename(snapshot)
         fsync_directory(snapshot.parent)
@@ -265,7 +266,7 @@ class Store:
         for folder in (self.partial, self.staging):
             for path in sorted(folder.glob("*")):
                 if folder == self.staging or path.name.partition(".")[0] not in keep:
-                    _remove(path)
+                    remove_tree(path)
 
 
 def link_target(file: File) -> str:
@@ -290,7 +291,7 @@ def _commit_in(path: Path) -> str | None:
         said = read_file(path, _REF_MOST_BYTES).decode("ascii").strip()
     except (OSError, ValueError):
         return None
-    return said if _COMMIT.fullmatch(said) else None
+    return said if COMMIT.fullmatch(said) else None
 
 
 def _commits_below(folder: Path) -> dict[str, str]:
@@ -302,7 +303,7 @@ def _commits_below(folder: Path) -> dict[str, str]:
     return found
 
 
-def _forget(path: Path) -> None:
+def remove_durably(path: Path) -> None:
     """Remove a file durably, if it is there."""
     try:
         path.unlink()
@@ -311,7 +312,18 @@ def _forget(path: Path) -> None:
     fsync_directory(path.parent)
 
 
-def _remove(path: Path) -> None:
+def blobs_linked(folder: Path) -> set[str]:
+    """Return the blobs that any snapshot of a repository's folder links, whoever made it."""
+    found = set()
+    for parent, folders, files in os.walk(folder / "snapshots"):
+        for path in (Path(parent) / name for name in folders + files):
+            if path.is_symlink():
+                found.add(path.readlink().name)
+    return found
+
+
+def remove_tree(path: Path) -> None:
+    """Remove whatever is there; a link itself, not what it leads to."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.is_dir():

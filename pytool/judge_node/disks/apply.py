@@ -16,8 +16,9 @@ from .. import __version__
 from ..files import make_directory, write_file
 from ..result import NodeError
 from ..shell import checked, environment, find, run, signals_deferred
+from ..systemd import UNIT_FOLDER, install
 from . import raid
-from .discover import UNIT_FOLDER, Found, own_program
+from .discover import Found
 from .facts import ADOPTED_FOLDER, LABEL, MARKER_NAME, Disk, Record, Volume, Wanted
 from .plan import ADD, ASSEMBLE, CREATE, ERASE, FORMAT, INSTALL, MARK, MOUNT, PERSIST, RESTRICT, SEAL, Plan
 from .probe import Hold, read_signatures
@@ -249,13 +250,7 @@ def _mark(path: Path, plan: Plan, fs_uuid: str, wanted: Wanted) -> None:
 
 def _install() -> None:
     """Put this program where the boot unit starts it."""
-    program = own_program()
-    if program is None:
-        from ..bundle import build_pyz
-
-        program = build_pyz()
-    make_directory(Path(INSTALL_PATH).parent)
-    write_file(Path(INSTALL_PATH), program, 0o755)
+    install(Path(INSTALL_PATH))
 
 
 def _write_units(found: Found, wanted: Wanted, mount: str, owner: str) -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import syslog
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..files import make_directory
+from ..last import leave
 from ..locking import locked
 from ..result import EXIT_FAILED, NodeError, Result
+from . import record
 from .apply import apply, need_tools, start_boot_unit
 from .discover import Found, discover, wait_for_disks
 from .facts import Disk, Wanted, disk_as_dict, format_size
 from .judge import OURS, judge, our_sets
 from .plan import LOOK_AGAIN, MOUNT, START, Plan, plan_layout
-from .record import write_result
 
 # Each round ends with what makes the disks another thing; erase, create, format is the longest chain there is.
 _MOST_ROUNDS = 6
@@ -165,11 +165,7 @@ def _planned(found: Found, wanted: Wanted) -> Plan:
 
 def _leave(result: Result) -> None:
     """Leave the result for `judge-node status`, and what failed in the journal (the boot unit's output is there)."""
-    with contextlib.suppress(OSError):
-        write_result(result.as_dict())
-    if not result.ok and "JOURNAL_STREAM" not in os.environ:
-        syslog.openlog("judge-node", facility=syslog.LOG_DAEMON)
-        syslog.syslog(syslog.LOG_ERR, f"{result.reason or 'disks ensure'}: {result.message}")
+    leave(record.RESULT, result)
 
 
 def _result(command: str, planned: Plan, found: Found, wanted: Wanted, *, check: bool) -> Result:

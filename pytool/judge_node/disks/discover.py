@@ -12,14 +12,13 @@ from pathlib import Path
 
 from ..result import NodeError
 from ..shell import run
+from ..systemd import SYSTEMD_RUNS, UNIT_FOLDER, is_installed, unit_text
 from .facts import Content, Disk, Host, Mount, MountPoint, Record, Units, Volume, Wanted
 from .probe import Hold, probe, read_signatures
 from .record import read_record
 from .sysfs import System, devno_of, read_text
 from .unit import BOOT_UNIT, INSTALL_PATH, unit_name
 
-UNIT_FOLDER = Path("/etc/systemd/system")
-SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
 # Neither disks nor arrays: memory, optical and floppy drives, device mapper (seen as holders), unused network disks.
 _NO_DISKS = ("ram", "zram", "sr", "fd", "dm-", "nbd")
 
@@ -117,29 +116,12 @@ def read_units(wanted: Wanted) -> Units:
         mount_text=_text_of(name),
         boot_text=_text_of(BOOT_UNIT) if enabled else None,
         boot_state=state,
-        installed=_is_installed(),
+        installed=is_installed(Path(INSTALL_PATH)),
     )
 
 
 def _text_of(name: str) -> str | None:
-    try:
-        return (UNIT_FOLDER / name).read_text()
-    except OSError:
-        return None
-
-
-def own_program() -> bytes | None:
-    """Return this program's file (judge-node.pyz), or None when it runs from its sources."""
-    archive = getattr(globals().get("__loader__"), "archive", None)
-    return Path(archive).read_bytes() if archive else None
-
-
-def _is_installed() -> bool:
-    program = own_program()
-    try:
-        return Path(INSTALL_PATH).read_bytes() == program if program else Path(INSTALL_PATH).exists()
-    except OSError:
-        return False
+    return unit_text(UNIT_FOLDER / name)
 
 
 def _sorted_out(

@@ -7,12 +7,11 @@ is written before the first byte, names random UUIDs and serial numbers, and goe
 from __future__ import annotations
 
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 from ..files import make_directory, read_file, write_file
+from ..last import read_last, write_last
 from .facts import Record
 
 RECORD = Path("/var/lib/judge-node/disks.json")
@@ -40,14 +39,9 @@ def write_record(record: Record) -> None:
 
 def write_result(result: dict[str, Any]) -> None:
     """Leave the result of this run for `judge-node status`; it ends with the boot."""
-    make_directory(RESULT.parent)
-    write_file(RESULT, (json.dumps(dict(result, at=int(time.time()), pid=os.getpid()), sort_keys=True) + "\n").encode())
+    write_last(RESULT, result)
 
 
 def read_result() -> dict[str, Any] | None:
     """Return the result of the last run of this boot, or None when there was none."""
-    try:
-        said = json.loads(read_file(RESULT, 1 << 20))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) else None
+    return read_last(RESULT)

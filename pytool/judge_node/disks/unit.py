@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from ..systemd import exec_start
 from .facts import ADOPTED_FOLDER, INSTANCE_STORE_MODEL, Volume, Wanted
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.")
@@ -117,10 +118,7 @@ def boot_text(wanted: Wanted, owner: str) -> str:
     others = [gate for gate in wanted.gates if gate not in ("kubelet.service", "containerd.service")]
     return _BOOT.format(
         before="".join(f" {gate}" for gate in others),
-        # systemd expands % and $ in ExecStart.
-        command=" ".join([INSTALL_PATH, *map(shlex.quote, boot_arguments(wanted, owner))])
-        .replace("%", "%%")
-        .replace("$", "$$"),
+        command=exec_start([INSTALL_PATH, *boot_arguments(wanted, owner)]),
         timeout=f"{wanted.wait_seconds + work:.0f}",
         required=f"RequiredBy={' '.join(wanted.gates)}\n" if wanted.gates else "",
     )
