@@ -309,7 +309,7 @@ def test_full_disk_is_typed_and_what_was_fetched_is_kept(
     monkeypatch.setattr(fetch_module, "CHUNK_BYTES", 1 << 20)
     only = manifest({WEIGHTS: FILES[WEIGHTS]})
     with pytest.raises(NodeError, match="the disk is full") as caught:
-        run_sync(hub, store, only)
+        run_sync(hub, store, only, connections=1)
     assert caught.value.reason == "SPACE_SHORT"
     monkeypatch.setattr(os, "pwrite", real)
     result = run_sync(hub, store, only)
