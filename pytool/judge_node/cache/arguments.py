@@ -71,7 +71,22 @@ def run_cache(options: argparse.Namespace, say: Callable[[str], None]) -> Result
         return job.follow(options.wait, (lambda line: None) if options.json else say)
     if options.verb == "start":
         return _start(options, say)
-    return _sync(options, read_manifest(options.manifest), say)
+    return _sync(options, read_manifest(options.manifest), say, _said_now_and_then(say))
+
+
+def _said_now_and_then(say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+    """Return an on_progress that says every tenth one: a line in ten seconds is enough for a log."""
+    count = 0
+
+    def on_progress(progress: dict[str, Any]) -> None:
+        nonlocal count
+        count += 1
+        if count % 10 == 0:
+            from .progress import progress_text
+
+            say(progress_text(progress))
+
+    return on_progress
 
 
 def _start(options: argparse.Namespace, say: Callable[[str], None]) -> Result:

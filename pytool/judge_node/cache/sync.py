@@ -126,6 +126,9 @@ def sync(
             message=f"{manifest.repo_id} at {manifest.commit[:12]} is complete",
             facts=_facts(store, manifest, work),
         )
+    from .sources import make_sources  # ssl and http cost 50 ms, which a sync with nothing to do need not pay
+
+    make_sources(sources, endpoint, token)  # wrong usage is told before anything is made
     if check:
         return _preview(store, manifest, _recheck_only(store, manifest, work), not_mounted)
     before = _before(store, manifest)
@@ -190,7 +193,7 @@ def _sync_locked(
     store: Store, manifest: Manifest, fetching: _Fetching, *, deep: bool, stage: bool
 ) -> tuple[Work, dict[str, Any]]:
     """Do the work, and return it as it turned out to be, with the bytes that were fetched and kept."""
-    from .failures import Retry  # ssl and http cost 50 ms, which a sync with nothing to do need not pay
+    from .failures import Retry
     from .fetch import Fetch
     from .sources import make_sources
 
@@ -263,10 +266,13 @@ def _reserved_bytes(store: Store, file: File) -> int:
 
 
 def _space_short(store: Store, needed: int, free: int) -> NodeError:
-    missing = needed + _RESERVE_BYTES - free
+    from .prune import reclaimable_bytes
+
+    missing, freed = needed + _RESERVE_BYTES - free, reclaimable_bytes(store)
+    prunable = "cannot tell what it would free" if freed is None else f"would free {format_size(freed)}"
     return NodeError(
         f"{store.root} has {format_size(free)} free, wanted {format_size(needed)} and {format_size(_RESERVE_BYTES)} of"
-        f" reserve: {format_size(missing)} are missing",
+        f" reserve: {format_size(missing)} are missing, and `cache prune` {prunable}",
         reason="SPACE_SHORT",
         repair=f"judge-node cache prune --store {store.root} --keep-free {needed + _RESERVE_BYTES} --check",
     )

@@ -8,6 +8,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,7 @@ REPO, COMMIT = "judge-lab/tiny", "a" * 40
 @dataclass(frozen=True)
 class Fault:
     """One answer that differs: a `status` instead of the file, or a `body` that after `at` bytes goes
-    truncate, reset, wrong or hang."""
+    truncate, reset, wrong, hang or drip."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Asked:
     path: str
     headers: dict[str, str]
     sent_bytes: int = 0
+    at: float = field(default_factory=time.monotonic)
 
 
 class FakeHub:
@@ -45,6 +47,7 @@ class FakeHub:
         self.faults: dict[str, list[Fault]] = {}
         self.asked: list[Asked] = []
         self.knows_range = True
+        self.clients: set[tuple[str, int]] = set()
         self.go_on = threading.Event()
         self.url = ""
 
@@ -92,6 +95,7 @@ def serve(files: dict[str, bytes]) -> Iterator[FakeHub]:
             path = matched[3] if matched else self.path
             self.asked = Asked(path, {k.lower(): v for k, v in self.headers.items()})
             hub.asked.append(self.asked)
+            hub.clients.add(self.client_address)
             try:
                 self._answer(path, hub.files.get(path))
             except (BrokenPipeError, ConnectionResetError):
@@ -125,6 +129,14 @@ def serve(files: dict[str, bytes]) -> Iterator[FakeHub]:
             body = bytearray(data[start:end])
             if fault.body == "wrong":
                 body[fault.at] ^= 255
+            if fault.body == "drip":
+                self._send(body[: fault.at])
+                for offset in range(fault.at, len(body)):
+                    if hub.go_on.wait(0.02):
+                        break
+                    self._send(body[offset : offset + 1])
+                self.close_connection = True
+                return
             if fault.body in ("truncate", "reset", "hang"):
                 self._send(body[: fault.at])
                 if fault.body == "hang":
