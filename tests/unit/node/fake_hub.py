@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -47,6 +48,8 @@ class FakeHub:
         self.faults: dict[str, list[Fault]] = {}
         self.asked: list[Asked] = []
         self.knows_range = True
+        # It says that it keeps connections open, and closes them.
+        self.closes = False
         self.clients: set[tuple[str, int]] = set()
         self.go_on = threading.Event()
         self.url = ""
@@ -81,7 +84,8 @@ def manifest_of(files: dict[str, bytes], revision: str = "main") -> dict[str, An
 
 
 @contextlib.contextmanager
-def serve(files: dict[str, bytes]) -> Iterator[FakeHub]:
+def serve(files: dict[str, bytes], *, context: ssl.SSLContext | None = None) -> Iterator[FakeHub]:
+    """Serve the files; with `context` over TLS, as localhost."""
     hub = FakeHub(files)
 
     class Handler(BaseHTTPRequestHandler):
@@ -99,8 +103,9 @@ def serve(files: dict[str, bytes]) -> Iterator[FakeHub]:
             hub.clients.add(self.client_address)
             try:
                 self._answer(path, hub.files.get(path))
-            except (BrokenPipeError, ConnectionResetError):
+            except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
                 self.close_connection = True
+            self.close_connection |= hub.closes
 
         def _answer(self, path: str, data: bytes | None) -> None:
             queue = hub.faults.get(path)
@@ -155,12 +160,16 @@ def serve(files: dict[str, bytes]) -> Iterator[FakeHub]:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 128
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass  # clients are killed on purpose
 
     server = Server(("127.0.0.1", 0), Handler)
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        hub.url = f"https://localhost:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
