@@ -11,7 +11,6 @@ from typing import Any
 
 from ..result import NodeError, Result
 from .manifest import MAX_BYTES, Manifest, parse
-from .tokens import add_token_options, token_of
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -121,7 +120,7 @@ def _sync(
         store_root(options.store),
         sources=tuple(options.source),
         endpoint=options.endpoint or None,
-        token=token_of(options),
+        token=_token(options),
         connections=options.connections,
         limit_rate=options.limit_rate,
         check=options.check,
@@ -166,7 +165,7 @@ def _add_sources(command: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the Hub, asked last (default: %(default)s); empty: never ask it",
     )
-    add_token_options(command)
+    _add_token(command)
     command.add_argument(
         "--connections", type=_count, default=8, metavar="N", help="connections at a time (default: %(default)s)"
     )
@@ -176,6 +175,43 @@ def _add_sources(command: argparse.ArgumentParser) -> None:
         default=0,
         metavar="SIZE",
         help="bytes a second at most, such as 200M (default: no limit)",
+    )
+
+
+def _add_token(command: argparse.ArgumentParser) -> None:
+    """Add the ways to name a token; at most one may be given."""
+    ways = command.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--token-file", metavar="PATH", help="file with the Hub token; there is no option for the token itself"
+    )
+    ways.add_argument(
+        "--token-secret",
+        metavar="NAME",
+        help="name or ARN of the secret in AWS Secrets Manager that holds the Hub token, read with the node's own role",
+    )
+    ways.add_argument(
+        "--token-parameter",
+        metavar="NAME",
+        help="name or ARN of the SSM parameter that holds the Hub token, read with the node's own role",
+    )
+    command.add_argument(
+        "--aws-region",
+        metavar="REGION",
+        help="region of that secret or parameter (default: the ARN's, AWS_REGION, or the instance's own)",
+    )
+
+
+def _token(options: argparse.Namespace) -> Callable[[], str] | str | None:
+    """Return the token that the options name, or what gets it when it is needed. Raises NodeError."""
+    if not (options.token_file or options.token_secret or options.token_parameter):
+        return None
+    from .tokens import token_of
+
+    return token_of(
+        options.token_file,
+        secret=options.token_secret,
+        parameter=options.token_parameter,
+        region=options.aws_region,
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..result import NodeError
+
+if TYPE_CHECKING:
+    from .aws import Aws
 
 _MOST_BYTES = 4096  # a file such as /dev/zero must not fill the memory
 _PRINTABLE = re.compile(rf"[!-~]{{1,{_MOST_BYTES}}}")
@@ -18,53 +21,26 @@ _HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
 KEYS = ("HF_TOKEN", "hf_token", "token")
 
 
-def add_token_options(command: argparse.ArgumentParser) -> None:
-    """Add the ways to name a token; at most one may be given."""
-    ways = command.add_mutually_exclusive_group()
-    ways.add_argument(
-        "--token-file", metavar="PATH", help="file with the Hub token; there is no option for the token itself"
-    )
-    ways.add_argument(
-        "--token-secret",
-        metavar="NAME",
-        help="name or ARN of the secret in AWS Secrets Manager that holds the Hub token, read with the node's own role",
-    )
-    ways.add_argument(
-        "--token-parameter",
-        metavar="NAME",
-        help="name or ARN of the SSM parameter that holds the Hub token, read with the node's own role",
-    )
-    command.add_argument(
-        "--aws-region",
-        metavar="REGION",
-        help="region of that secret or parameter (default: the ARN's, AWS_REGION, or the instance's own)",
-    )
-
-
-def token_of(options: argparse.Namespace) -> Callable[[], str] | str | None:
+def token_of(
+    file: str | None = None, *, secret: str | None = None, parameter: str | None = None, region: str | None = None
+) -> Callable[[], str] | str | None:
     """Return the token in a file, a callable that asks AWS for it when it is first needed, or None.
 
     Raises NodeError for a file or a name that cannot be used.
     """
-    if options.token_secret is not None:
-        name, region = _checked("--token-secret", options.token_secret), options.aws_region
+    if secret:
+        _check_name("--token-secret", secret)
+        return LazyToken(lambda: token_in(_aws(region).secret(secret), f"the secret {secret}"))
+    if parameter:
+        _check_name("--token-parameter", parameter)
+        return LazyToken(lambda: token_in(_aws(region).parameter(parameter), f"the parameter {parameter}"))
+    return read_token(file)
 
-        def from_secret() -> str:
-            from .aws import Aws  # http and ssl, which a sync with nothing to fetch need not load
 
-            return token_in(Aws(region).secret(name), f"the secret {name}")
+def _aws(region: str | None) -> Aws:
+    from .aws import Aws  # http and ssl, which a sync that does not ask the Hub need not load
 
-        return LazyToken(from_secret)
-    if options.token_parameter is not None:
-        name, region = _checked("--token-parameter", options.token_parameter), options.aws_region
-
-        def from_parameter() -> str:
-            from .aws import Aws
-
-            return token_in(Aws(region).parameter(name), f"the parameter {name}")
-
-        return LazyToken(from_parameter)
-    return read_token(options.token_file)
+    return Aws(region)
 
 
 class LazyToken:
@@ -135,8 +111,8 @@ def token_in(value: str, where: str) -> str:
     return text
 
 
-def _checked(option: str, name: str) -> str:
-    """Return the name. Raises NodeError for what is no name, and for a token, which is not shown."""
+def _check_name(option: str, name: str) -> None:
+    """Raise NodeError for what is no name, and for a token, which is not shown."""
     if _HUB_TOKEN.fullmatch(name):
         raise NodeError(
             f"{option} looks like a token itself, wanted the name of what holds it",
@@ -147,4 +123,3 @@ def _checked(option: str, name: str) -> str:
             f"{option} is {ascii(name)[:80]}, wanted a name or an ARN",
             repair="aws secretsmanager list-secrets --query SecretList[].Name   # or: aws ssm describe-parameters",
         )
-    return name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import threading
 import time
@@ -22,7 +21,7 @@ from judge_lab.stand_in import Handler, StandIn
 from judge_node.cache import aws as aws_module
 from judge_node.cache.aws import Aws, sign
 from judge_node.cache.aws_role import Credentials
-from judge_node.cache.tokens import LazyToken, add_token_options, token_in, token_of
+from judge_node.cache.tokens import LazyToken, token_in, token_of
 from judge_node.result import NodeError
 from unit.node.fake_imds import KEY_ID, SECRET_KEY, SESSION_TOKEN, FakeImds, credentials, imds
 
@@ -436,19 +435,13 @@ def test_a_value_without_one_token_is_refused_unseen(value: str) -> None:
     assert error.message.startswith("the secret a does not hold the Hub token, wanted ")
 
 
-def parsed(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_token_options(parser)
-    return parser.parse_args(words)
-
-
 def test_aws_is_asked_when_the_token_is_first_needed_and_once(
     account: str, instance: FakeImds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client(account, "secretsmanager").create_secret(Name="judge/hub", SecretString=json.dumps({"HF_TOKEN": TOKEN}))
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", instance.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", account)
-    token = token_of(parsed("--token-secret", "judge/hub"))
+    token = token_of(secret="judge/hub")
     assert callable(token) and instance.requests == []
     assert TOKEN not in repr(token)
     assert token() == TOKEN
@@ -456,13 +449,13 @@ def test_aws_is_asked_when_the_token_is_first_needed_and_once(
     assert (token(), len(instance.requests)) == (TOKEN, asked)
 
 
-def test_the_parameter_option_and_the_region_option_reach_ssm(
+def test_a_parameter_is_asked_of_ssm_in_the_region_that_is_given(
     account: str, instance: FakeImds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client(account, "ssm", "us-west-2").put_parameter(Name="/judge/hub-token", Value=TOKEN, Type="SecureString")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", instance.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", account)
-    token = token_of(parsed("--token-parameter", "/judge/hub-token", "--aws-region", "us-west-2"))
+    token = token_of(parameter="/judge/hub-token", region="us-west-2")
     assert callable(token) and token() == TOKEN
 
 
@@ -488,19 +481,13 @@ def test_eight_threads_ask_once_and_all_get_the_failure() -> None:
     assert (len(asked), failures) == (1, ["TOKEN_UNAVAILABLE"] * 8)
 
 
-def test_only_one_way_to_a_token_may_be_given(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parsed("--token-file", "/a", "--token-secret", "b")
-    assert "not allowed with argument" in capsys.readouterr().err
-
-
 def test_a_token_in_the_place_of_a_name_is_not_shown() -> None:
     planted = "hf_" + "aB3" * 12
-    error = refusal(lambda: token_of(parsed("--token-secret", planted)))
+    error = refusal(lambda: token_of(secret=planted))
     assert planted not in f"{error.message} {error.repair}"
     assert error.message == "--token-secret looks like a token itself, wanted the name of what holds it"
 
 
 def test_a_name_that_cannot_be_one_is_wrong_usage() -> None:
-    error = refusal(lambda: token_of(parsed("--token-parameter", "a b\n")))
+    error = refusal(lambda: token_of(parameter="a b\n"))
     assert (error.exit_code, error.message) == (2, "--token-parameter is 'a b\\n', wanted a name or an ARN")

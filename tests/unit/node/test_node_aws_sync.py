@@ -157,3 +157,9 @@ def test_the_program_carries_neither_the_token_nor_a_key_in_its_environment_or_a
     out, err = process.communicate(timeout=60)
     site.said += (shown + out + err).decode()
     assert process.returncode == 0, site.said
+
+
+def test_only_one_way_to_a_token_may_be_given(site: Site) -> None:
+    code, result = site.sync("--token-file", "/a", "--token-secret", "judge/hub")
+    assert code == 2
+    assert "argument --token-secret: not allowed with argument --token-file" in result["message"]
