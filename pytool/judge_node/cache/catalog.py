@@ -24,7 +24,7 @@ from .store import OWN_FOLDER, Problem, Store
 COMPLETE, INCOMPLETE, CORRUPT = "complete", "incomplete", "corrupt"
 _NOTE_MOST_BYTES = 1 << 20
 _STORE_DEPTHS = ("", "*/", "*/*/")
-_NAME = re.compile(r"(?P<repo>[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)?)(?:@(?P<commit>[0-9a-f]{7,40}))?")
+_NAME = re.compile(r"(?P<repo>\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(?P<commit>[0-9a-f]{7,40}))?", re.ASCII)
 # A blob of ours has this mode; the Hub's own tools leave theirs writable, and link them a moment after they appear.
 _BLOB_MODE = 0o444
 

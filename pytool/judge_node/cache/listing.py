@@ -20,7 +20,7 @@ def list_models(root: Path, *, processes: Processes | None = None) -> Result:
     """Return every model of the store. Raises NodeError MOUNT_MISSING when there is no store."""
     store, now = open_store(root), time.time()
     catalog = read_catalog(store)
-    use = read_use(store, [model.manifest for model in catalog.models], processes)
+    use = read_use(store, processes)
     free = free_bytes(root)
     count = f"{len(catalog.models)} model{'' if len(catalog.models) == 1 else 's'}"
     lines = [f"{root}: {count}, {format_size(catalog.size_bytes)} on disk, {format_size(free)} free"]

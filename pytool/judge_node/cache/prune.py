@@ -206,7 +206,7 @@ def _to_remove(
                 )
         return None, Use()
     model = catalog.one(name, found)
-    use = read_use(store, [model.manifest], processes)
+    use = read_use(store, processes)
     users = use.of(model)
     if users:
         raise _in_use(model, users[0])
@@ -246,7 +246,7 @@ def _remove(store: Store, models: list[Model], processes: Processes | None) -> i
     """Remove the models; return the bytes that went. One that came into use in this moment is put back."""
     for model in models:
         removal.take_away(store, model)
-    again = read_use(store, [model.manifest for model in models], processes) if models else Use()
+    again = read_use(store, processes) if models else Use()
     used = [model for model in models if again.unknown or again.of(model)]
     for model in used:
         removal.put_back(store, model)
@@ -259,7 +259,7 @@ def _remove(store: Store, models: list[Model], processes: Processes | None) -> i
 def _finish_cut(store: Store, processes: Processes | None) -> None:
     """Finish the removals that were cut, except of what is used by now: that is kept, and not vouched for."""
     cut = store.all_noted("removing")
-    use = read_use(store, cut, processes) if cut else Use()
+    use = read_use(store, processes) if cut else Use()
     if use.unknown:
         return
     for manifest in cut:
@@ -271,7 +271,7 @@ def _finish_cut(store: Store, processes: Processes | None) -> None:
 
 def _planned(store: Store, goal: Goal, processes: Processes | None, now: float) -> tuple[Catalog, Use, Plan]:
     catalog = read_catalog(store)
-    use = read_use(store, [model.manifest for model in catalog.models], processes)
+    use = read_use(store, processes)
     return catalog, use, plan_prune(catalog, use, goal, free_bytes=free_bytes(store.root), now=now)
 
 

@@ -137,10 +137,11 @@ class Processes:
         return capable and self._link("self/ns/user") == _FIRST_USER_NAMESPACE
 
 
-def read_use(store: Store, manifests: Iterable[Manifest], processes: Processes | None = None) -> Use:
-    """Return who uses each of the snapshots now."""
+def read_use(store: Store, processes: Processes | None = None) -> Use:
+    """Return who uses each snapshot of ours now, those included that are on their way out."""
     processes = processes or Processes()
-    looking = _Looking(store, tuple(manifests), processes)
+    kinds = ("manifests", "withdrawn", "removing")
+    looking = _Looking(store, [manifest for kind in kinds for manifest in store.all_noted(kind)], processes)
     unknown = processes.blind()
     denied = None
     spared = processes.ancestors()
@@ -148,7 +149,8 @@ def read_use(store: Store, manifests: Iterable[Manifest], processes: Processes |
         try:
             looking.look_at(pid, named=pid not in spared)
         except OSError as error:
-            if error.errno not in _GONE:
+            # Process 1 is init: it holds no model, and on some machines it is closed even to root.
+            if error.errno not in _GONE and pid != 1:
                 denied = f"process {pid} ({looking.command(pid)}) cannot be read: {error.strerror}"
     return Use(unknown or denied, {key: tuple(found.values()) for key, found in looking.users.items()})
 
@@ -156,7 +158,7 @@ def read_use(store: Store, manifests: Iterable[Manifest], processes: Processes |
 class _Looking:
     """What to look for, and what was found so far."""
 
-    def __init__(self, store: Store, manifests: tuple[Manifest, ...], processes: Processes) -> None:
+    def __init__(self, store: Store, manifests: list[Manifest], processes: Processes) -> None:
         self.users: dict[Key, dict[int, User]] = {}
         self._proc = processes.proc
         self._names: dict[bytes, set[Key]] = {}
@@ -194,15 +196,15 @@ class _Looking:
         Raises OSError: one of _GONE when it has ended meanwhile.
         """
         folder = self._proc / str(pid)
+        mounts, first = self._mounts_of(folder)
+        for mount in mounts if first else ():
+            pod = _POD.search(mount.path)
+            self._note(self._named(mount.root.encode()), pid, f"has it mounted at {mount.path}", pod)
         for fd in (folder / "fd").iterdir():
             self._note(self._link_keys(fd), pid, "has a file of it open")
         self._note(self._map_keys((folder / "maps").read_bytes()), pid, "has it in memory")
         for name, how in (("cwd", "works in it"), ("root", "is rooted in it")):
             self._note(self._link_keys(folder / name), pid, how)
-        mounts, first = self._mounts_of(folder)
-        for mount in mounts if first else ():
-            pod = _POD.search(mount.path)
-            self._note(self._named(mount.root.encode()), pid, f"has it mounted at {mount.path}", pod)
         if named:
             arguments = (folder / "cmdline").read_bytes()
             keys = self._named(arguments)
@@ -253,7 +255,10 @@ class _Looking:
 
     def _mounts_of(self, folder: Path) -> tuple[tuple[Mount, ...], bool]:
         """Return what the process has mounted, and whether it is the first one seen with these mounts."""
-        namespace = str((folder / "ns/mnt").readlink())
+        try:
+            namespace = str((folder / "ns/mnt").readlink())
+        except PermissionError:
+            namespace = folder.name
         first = namespace not in self._mounts
         if first:
             self._mounts[namespace] = parse_mountinfo((folder / "mountinfo").read_text(errors="replace"))

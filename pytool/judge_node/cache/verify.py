@@ -111,13 +111,13 @@ def verify_all(
     may_write = _may_write(store)
     models = sorted(read_catalog(store).models, key=lambda model: model.checked.deep_at or 0)
     if may_write:  # as often as the timer runs, so that prune knows what was used least recently
-        read_use(store, [model.manifest for model in models], processes).note(store)
+        read_use(store, processes).note(store)
     checked: list[dict[str, Any]] = []
     problems: list[tuple[str, Problem, str]] = []
     for model in models:
         manifest, was = model.manifest, list(store.snapshot_problems(model.manifest))
         if not model.vouched and not deep:
-            was.insert(0, Problem("INTEGRITY_MISMATCH", "wrong bytes were found, and no sync has repaired them yet"))
+            was.insert(0, store.problems(manifest)[0])
         found = _check(store, manifest, was, deep, throttle, may_write=may_write)
         if not any(store.note(kind, manifest).is_file() for kind in ("manifests", "withdrawn")):
             continue  # removed while it was being checked
