@@ -60,6 +60,7 @@ class FakeEnvironment:
     name: str
     inventory_dir: Path
     provider: str = "aws"
+    region: str = "us-east-1"
 
 
 @dataclass
@@ -67,12 +68,13 @@ class FakeSettings:
     """Settings as far as a run looks at them."""
 
     variables: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     passed_on: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def __getitem__(self, path: str) -> Any:
         return {"kubernetes.namespace": "llm-judge", "kubernetes.service_name": "judge-inference-service",
-                "vllm.port": 8000}[path]
+                "vllm.port": 8000, **self.values}[path]
 
     def extra_vars(self) -> dict[str, Any]:
         return self.variables
@@ -120,6 +122,7 @@ class Desk:
     settings: FakeSettings = field(default_factory=FakeSettings)
     hosts: list[str] = field(default_factory=lambda: ["node-1", "node-2"])
     provider: str = "aws"
+    role_variables: dict[str, Any] = field(default_factory=dict)
     refuse: Exception | None = None
     asked_settings: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -138,7 +141,7 @@ class Desk:
             return FakeEnvironment(name, self.content / "inventory" / name, self.provider)
 
         return Services(run_playbooks=self.runner, environment=environment, settings=settings, hosts=hosts,
-                        lab=lambda: self.lab)
+                        role_variables=lambda _environment: self.role_variables, lab=lambda: self.lab)
 
     def invoke(self, *words: str) -> Result:
         """Run a command line."""

@@ -85,6 +85,13 @@ def resolve_model(repo_id: str, revision: str, endpoint: str, *, allow_auto_map:
     return ResolvedModel(sealed(manifest, declared_quantization(configs["config.json"])))
 
 
+def hub_token() -> str | None:
+    """Return the controller's own token: HF_TOKEN, or that of `hf auth login`."""
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
 def _listed(sibling: Any) -> ListedFile:
     # For a file in LFS, blob_id is the hash of the pointer, not of the file.
     lfs = sibling.lfs

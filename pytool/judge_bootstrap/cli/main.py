@@ -19,6 +19,8 @@ from judge_bootstrap.core.errors import BootstrapError, ExitCode, UsageProblem
 COMMANDS = {
     "run": ("judge_bootstrap.cli.run:run", "Run single playbooks: one link of the chain, or a repair."),
     "plan": ("judge_bootstrap.cli.run:plan", "Show what a run would change, without changing anything."),
+    "models": ("judge_bootstrap.cli.models:models",
+               "Lock, mirror, list, check, update and remove the models on the nodes."),
     "config": ("judge_bootstrap.cli.config:config", "Show the settings: each value, its source and its age."),
     "doctor": ("judge_bootstrap.cli.doctor:doctor",
                "Check what a run needs: tools, AWS identity, AppConfig, inventory, cluster, GPU nodes."),

@@ -41,6 +41,26 @@ def run_options(function: Decorated) -> Decorated:
     return function
 
 
+def variable_option(function: Decorated) -> Decorated:
+    """Add -e, as `extra`, for commands that start no Ansible."""
+    return click.option("-e", "--extra-vars", "extra", multiple=True, metavar="NAME=VALUE",
+                        help="A setting or variable as `run` takes it.")(function)
+
+
+def host_options(function: Decorated) -> Decorated:
+    """Add what a command may say about its hosts: --limit, -e and --forks."""
+    options = [
+        click.option("--limit", metavar="PATTERN",
+                     help="Only hosts that match this Ansible host pattern, such as i-0abc,i-0def."),
+        click.option("-e", "--extra-vars", "extra_vars", multiple=True, metavar="NAME=VALUE",
+                     help="A setting or variable as `run` takes it."),
+        click.option("--forks", type=click.IntRange(1, 500), metavar="N", help="How many hosts at a time."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def check_options(function: Decorated) -> Decorated:
     """Add --check and --diff."""
     function = click.option("--diff", is_flag=True, help="Show what each task changes.")(function)

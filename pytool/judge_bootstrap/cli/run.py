@@ -121,8 +121,11 @@ class Performed:
 
 
 def perform(app: AppContext, command: str, playbooks: Sequence[str], options: RunOptions, *,
-            variables: Mapping[str, Any] | None = None) -> Performed:
-    """Run playbooks in an environment, showing progress; `variables` go to Ansible beside the settings.
+            variables: Mapping[str, Any] | None = None, words: str | None = None) -> Performed:
+    """Run playbooks in an environment, showing progress.
+
+    `variables` go to Ansible beside the settings, and are what a command gives that is not `run`; `words` is then how
+    it was typed, for hints.
 
     Raises BootstrapError for what is wrong before the first task: nothing has been touched then.
     """
@@ -153,8 +156,8 @@ def perform(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
                  "finishing; this run goes on where it stopped")
         processes.end(dead.run_id)
 
-    named = playbooks if variables is None else ()
-    holder = lock.new_holder(run_id, f"judge-bootstrap {command} {' '.join(named)}".strip())
+    typed = words or f"{command} {' '.join(playbooks)}".strip()
+    holder = lock.new_holder(run_id, f"judge-bootstrap {typed}")
     with lock.held(state_dir(env) / "lock", env, holder, on_stale=clean_up_after):
         environment = services.environment(env)
         if environment.provider == "lab":
@@ -172,7 +175,7 @@ def perform(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
             tags=options.tags, skip_tags=options.skip_tags, check=options.check, diff=options.diff,
             extra_vars={**settings.extra_vars(), **(variables or {})}, forks=options.forks,
             verbosity=max(0, app.verbose - 1))
-        collector = Collector(env, playbooks, hosts, check=options.check, again=None if variables is None else command)
+        collector = Collector(env, playbooks, hosts, check=options.check, again=words)
         syncs = Syncs()
         logger = logging.getLogger(FILE_ONLY)
         logger.info("run %s: %s in %s on %d hosts", run_id, holder.command, env, len(hosts))

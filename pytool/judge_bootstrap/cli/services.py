@@ -45,6 +45,12 @@ def _real_settings(environment: Environment, extra: Sequence[str]) -> Settings:
     return config.load(environment, extra).settings
 
 
+def _real_role_variables(environment: Environment) -> dict[str, Any]:
+    from judge_bootstrap.adapters import config
+
+    return config.role_variables(environment)
+
+
 def _real_hosts(environment: Environment, limit: str | None) -> list[str]:
     from judge_bootstrap.adapters import inventory
 
@@ -65,6 +71,8 @@ class Services:
     run_playbooks: Callable[[PlaybookRun, Callable[[Event], None]], Ended] = field(default=_real_runner)
     environment: Callable[[str], Environment] = field(default=_real_environment)
     settings: Callable[[Environment, Sequence[str]], Settings] = field(default=_real_settings)
+    # The roles' variables as files have them, nothing rendered: for commands that start no Ansible.
+    role_variables: Callable[[Environment], dict[str, Any]] = field(default=_real_role_variables)
     # The hosts of the environment that match a limit; refuses zero, unreadable and fewer than expected.
     hosts: Callable[[Environment, str | None], list[str]] = field(default=_real_hosts)
     lab: Callable[[], Lab] = field(default=_real_lab)

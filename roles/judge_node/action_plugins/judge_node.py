@@ -23,11 +23,13 @@ CONTENT_ROOT = Path(__file__).resolve().parents[3]
 INSTALL_PATH = "/usr/local/lib/judge-bootstrap/judge-node.pyz"
 LINK_PATH = "/usr/local/bin/judge-node"
 
-CHANGING = ("disks ensure", "cache start", "cache stop")
+# Verbs of `cache` for a store that is there already, which change something.
+DAY2 = ("cache prune", "cache pin", "cache unpin", "cache update", "cache rollback", "cache rm")
+CHANGING = ("disks ensure", "cache start", "cache stop", *DAY2)
 INSTALLING = ("disks ensure", "cache start")
-# `cache start` answers after this many seconds at the latest: then all hosts sync, and not only as many as there are
-# forks. A link that is lost meanwhile may cost the host its run, while a lost poll costs nothing.
-START_WAIT_SECONDS = 2
+# `cache start` answers as soon as the sync runs, and waits for no end of it: so all hosts sync, and not only as many as
+# there are forks, and a link that is lost later costs nothing.
+START_WAIT_SECONDS = 0
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, POLL_GROWTH = 2.0, 10.0, 1.5
 RECONNECT_PAUSE_SECONDS = 5
 # Option of the module -> option of the program, for each command.
@@ -43,15 +45,25 @@ OPTIONS = {
         "store": "--store", "endpoint": "--endpoint", "sources": "--source", "connections": "--connections",
         "limit_rate": "--limit-rate", "token_file": "--token-file", "token_secret": "--token-secret",
         "token_parameter": "--token-parameter", "aws_region": "--aws-region", "deep": "--deep",
+        "stage": "--stage",
     },
     "cache follow": {"store": "--store"},
     "cache stop": {"store": "--store"},
-    "cache verify": {"store": "--store", "deep": "--deep"},
+    "cache verify": {"store": "--store", "deep": "--deep", "limit_rate": "--limit-rate"},
+    "cache list": {"store": "--store"},
+    "cache prune": {"store": "--store", "max_size": "--max-size", "keep_free": "--keep-free",
+                    "unused_for": "--unused-for"},
+    "cache pin": {"store": "--store", "why": "--why"},
+    "cache unpin": {"store": "--store"},
+    "cache update": {"store": "--store", "revision": "--revision"},
+    "cache rollback": {"store": "--store", "revision": "--revision"},
+    "cache rm": {"store": "--store", "current": "--current"},
     "status": {},
 }
 _REQUIRED = {"disks ensure": ["mount_path"], "disks status": ["mount_path"],
              "cache start": ["store", "manifest"], "cache follow": ["store", "manifest"], "cache stop": ["store"],
-             "cache verify": ["store", "manifest"]}
+             "cache verify": ["store"], "cache list": ["store"], "cache prune": ["store"],
+             **{command: ["store", "model"] for command in DAY2 if command != "cache prune"}}
 # Paths are `str`: the type `path` would replace ~ and $HOME by the controller's.
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "command": {"type": "str", "required": True, "choices": list(OPTIONS)},
@@ -79,6 +91,14 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "aws_region": {"type": "str"},
     "reconnect_seconds": {"type": "int", "default": 300},
     "deep": {"type": "bool", "default": False},
+    "stage": {"type": "bool", "default": False},
+    "model": {"type": "str"},
+    "why": {"type": "str"},
+    "revision": {"type": "str"},
+    "current": {"type": "bool", "default": False},
+    "max_size": {"type": "str"},
+    "keep_free": {"type": "str"},
+    "unused_for": {"type": "str"},
 }
 REQUIRED_IF = [("command", command, names) for command, names in _REQUIRED.items()]
 
@@ -114,7 +134,8 @@ with suppress(AnsibleActionFail):
 def build_arguments(params: Mapping[str, Any], check: bool, wait_seconds: float | None = None) -> list[str]:
     """Return judge-node's arguments for these module parameters. The manifest goes through stdin (`-`)."""
     command = params["command"]
-    takes_manifest = command.startswith("cache") and (command != "cache stop" or params.get("manifest"))
+    required = _REQUIRED.get(command, [])
+    takes_manifest = "manifest" in required or (command.startswith("cache") and params.get("manifest"))
     arguments = [*command.split(), *(["-"] if takes_manifest else [])]
     for name, option in sorted(OPTIONS[command].items()):
         value = params.get(name)
@@ -130,6 +151,9 @@ def build_arguments(params: Mapping[str, Any], check: bool, wait_seconds: float 
     arguments.append("--json")
     if check and command in CHANGING:
         arguments.append("--check")
+    if "model" in required:
+        # Behind `--`: no name of a model is an option.
+        arguments += ["--", str(params.get("model"))]
     return arguments
 
 

@@ -24,7 +24,21 @@ options:
     description: What judge-node does.
     type: str
     required: true
-    choices: [disks ensure, disks status, cache start, cache follow, cache stop, cache verify, status]
+    choices:
+      - disks ensure
+      - disks status
+      - cache start
+      - cache follow
+      - cache stop
+      - cache verify
+      - cache list
+      - cache prune
+      - cache pin
+      - cache unpin
+      - cache update
+      - cache rollback
+      - cache rm
+      - status
   good_states:
     description:
       - States that count as success, of those that judge-node itself calls good; all of them when not given.
@@ -88,7 +102,7 @@ options:
     description: How many connections fetch at a time. For C(cache start).
     type: int
   limit_rate:
-    description: Bytes a second at most, such as C(200M). For C(cache start).
+    description: Bytes a second at most, such as C(200M). For C(cache start) and C(cache verify).
     type: str
   token_file:
     description: File on the host that holds the Hub token. The token itself never travels. For C(cache start).
@@ -106,6 +120,32 @@ options:
     description: Read every file again instead of trusting size and manifest. For C(cache start) and C(cache verify).
     type: bool
     default: false
+  stage:
+    description: Bring the files, but leave the branch where it is. For C(cache start).
+    type: bool
+    default: false
+  model:
+    description: The model, as C(ORG/NAME) or C(ORG/NAME@COMMIT). For C(cache) commands about one that is there already.
+    type: str
+  why:
+    description: What the model is kept for. For C(cache pin).
+    type: str
+  revision:
+    description: The branch to switch. For C(cache update) and C(cache rollback).
+    type: str
+  current:
+    description: Remove the model also when it is the one that the next pod would want. For C(cache rm).
+    type: bool
+    default: false
+  max_size:
+    description: Remove models until the store is no bigger, such as C(200G). For C(cache prune).
+    type: str
+  keep_free:
+    description: Remove models until so much of the filesystem is free, as C(50G) or C(20%). For C(cache prune).
+    type: str
+  unused_for:
+    description: Remove models that nobody used for so many days. For C(cache prune).
+    type: str
   reconnect_seconds:
     description: How long a host that does not answer is asked again before it is unreachable. For C(cache follow).
     type: int

@@ -1,0 +1,125 @@
+"""The `models` commands that ask every node: one run of playbooks/models.yml, shown as a table of hosts and models."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from judge_bootstrap.cli.context import AppContext
+from judge_bootstrap.cli.options import RunOptions
+
+_HEAD = ("host", "model", "commit", "state", "size", "revision", "checked", "in use", "kept")
+
+
+def fleet(app: AppContext, verb: str, options: Mapping[str, Any], given: Mapping[str, Any] | None = None, *,
+          model: str | None = None) -> int:
+    """Run one verb of `judge-node cache` on the hosts, and show what it came to; return the exit code.
+
+    `options`: limit, extra_vars, forks and check, as click has them; `given`: the verb's own.
+    """
+    from judge_bootstrap.cli import output
+    from judge_bootstrap.cli.run import perform
+    from judge_bootstrap.core.result import one_line
+
+    own = {name: value for name, value in (given or {}).items() if value not in (None, False)}
+    check = bool(options.get("check"))
+    words = _typed(verb, model, own)
+    run_options = RunOptions(limit=options["limit"], extra_vars=options["extra_vars"], forks=options["forks"],
+                             check=check, diff=check)
+    done = perform(app, f"models {verb}", ("models",), run_options, words=words, variables={
+        "models_verb": verb, "models_options": {**own, **({"model": model} if model else {})}})
+    steps = _next_steps(done.env, verb, words, options["limit"], done.result)
+    if app.json:
+        answer = done.result.to_json(steps)
+        for host, found in answer["hosts"].items():
+            found["facts"] = dict(done.answers.get(host, {}).get("facts") or {})
+        app.emit(answer)
+    elif verb == "list" and not app.quiet:
+        _print_models(app, done.answers)
+    # What a node says in many lines is in the table above, or in its own log.
+    hosts = {name: replace(host, message=one_line(host.message)) for name, host in done.result.hosts.items()}
+    output.recap(app, replace(done.result, hosts=hosts, playbooks=(f"models {verb}",)), steps)
+    return int(done.result.exit_code)
+
+
+def _typed(verb: str, model: str | None, given: Mapping[str, Any]) -> str:
+    """Return the command as it is typed, hosts aside."""
+    words = ["models", verb, *([model] if model else [])]
+    for name, value in given.items():
+        option = f"--{name.replace('_', '-')}"
+        words += [option] if value is True else [option, str(value)]
+    return shlex.join(words)
+
+
+def _next_steps(env: str, verb: str, words: str, limit: str | None, result: Any) -> list[str]:
+    if result.interrupted or not result.ok or not result.changes:
+        return []
+    if result.check:
+        hosts = f" --limit {shlex.quote(limit)}" if limit else ""
+        return [f"judge-bootstrap --env {env} {words}{hosts}        do it"]
+    serve = f"judge-bootstrap --env {env} run vllm_k8s        have the pods serve it"
+    if verb == "update":
+        return [serve, f"judge-bootstrap --env {env} models rollback        back to the one before"]
+    if verb == "rollback":
+        return [f"set model.revision to the commit that `judge-bootstrap --env {env} models list` shows, else the next "
+                "run goes forward again", serve]
+    return []
+
+
+def model_rows(answers: Mapping[str, Mapping[str, Any]], now: float) -> list[tuple[str, ...]]:
+    """Return a row for each model on each host, hosts in order; a host with none has one row that says so."""
+    rows = []
+    for host, answer in sorted(answers.items()):
+        facts = answer.get("facts") or {}
+        models = facts.get("models") or []
+        rows += [_row(host, model, now) for model in models if isinstance(model, Mapping)]
+        if answer.get("ok") and not models:
+            rows.append((host, "(none)", *["-"] * (len(_HEAD) - 2)))
+    return rows
+
+
+def _row(host: str, model: Mapping[str, Any], now: float) -> tuple[str, ...]:
+    from judge_node.disks.facts import format_size
+
+    revisions = [*(model.get("revisions") or []), *(f"({name})" for name in model.get("previous_of") or [])]
+    users = model.get("in_use_by")
+    return (host, str(model.get("repo_id")), str(model.get("commit"))[:12], str(model.get("state")),
+            format_size(int(model.get("size_on_disk") or 0)), ", ".join(map(str, revisions)) or "-",
+            _checked(model, now), "?" if users is None else f"by {len(users)}" if users else "no",
+            str(model.get("kept") or "-").split(":")[0])
+
+
+def _checked(model: Mapping[str, Any], now: float) -> str:
+    """Return when the model was last checked, and how."""
+    from judge_node.cache.times import format_age
+
+    found = [(float(model[key]), word) for key, word in (("quick_at", "quick"), ("deep_at", "deep")) if model.get(key)]
+    if not found:
+        return "never"
+    at, word = max(found)
+    return f"{format_age(max(0.0, now - at))} ago, {word}"
+
+
+def _print_models(app: AppContext, answers: Mapping[str, Mapping[str, Any]]) -> None:
+    from judge_bootstrap.core.redact import redactor
+
+    rows = model_rows(answers, time.time())
+    console = app.console()
+    if not console.is_terminal:
+        # For pipes: tabs, nothing wrapped, nothing cut.
+        for row in (_HEAD, *rows):
+            app.say("\t".join(row))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in _HEAD:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        # Text, not str: a value in brackets is no markup.
+        table.add_row(*(Text(redactor().clean(cell)) for cell in row))
+    console.print(table)
