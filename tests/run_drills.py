@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from typing import Any
 
 from judge_bootstrap.adapters import private
 from judge_lab.hub import Fault, HubServer
-from ssh_hosts import Hosts, command_name, environment_of, pids, ssh_hosts, wait_until
+from judge_node.cache.job import RUNS
+from ssh_hosts import Host, Hosts, command_name, environment_of, pids, ssh_hosts, wait_until
 from weights import HEAD_BYTES, weights
 
 SOURCE = Path(__file__).resolve().parents[1]
@@ -23,8 +25,10 @@ REPOSITORY = "drill/tiny"
 MODEL_BYTES = 1 << 20
 # Far longer than any drill waits, so that a run is always caught in the middle.
 SLOW_SECONDS = 300.0
+FAST_BYTES_PER_SECOND = 1e9
 RUN_ID = b"JUDGE_BOOTSTRAP_RUN_ID="
-# The node program gets 10 s from its module to stop; what lives on after twice that is an orphan.
+# The node program gets 10 s from its module to stop; what lives on after twice that is an orphan. A sync outlives its
+# run on purpose, unless the run was interrupted: it is one when the source is fast and it still has not ended by then.
 ORPHAN_SECONDS = 20.0
 
 
@@ -44,7 +48,9 @@ class Drill:
         self.hub.faults[:] = [slow_download(seconds)]
 
     def fast(self) -> None:
-        """End the slowness, for requests to come."""
+        """End the slowness, for downloads under way too."""
+        for fault in self.hub.faults:
+            fault.value = FAST_BYTES_PER_SECOND
         self.hub.faults.clear()
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -67,8 +73,7 @@ class Drill:
         def all_work() -> bool:
             assert process.poll() is None, f"the run ended too early: {process.communicate()}"
             self.folders |= private_directories_of(process.pid)
-            fetches = [request for request in self.hub.requests if request.download_host and request.method == "GET"]
-            return len(fetches) >= len(self.hosts.hosts)
+            return self.downloads() >= len(self.hosts.hosts)
 
         wait_until(all_work, seconds, "every host to fetch the model")
 
@@ -78,6 +83,17 @@ class Drill:
             if process.poll() is None:
                 process.terminate()
                 process.communicate(timeout=60)
+
+    def sync_of(self, host: Host) -> int | None:
+        """Return the process of the host's sync, running or not; None before the first."""
+        for about in _jobs():
+            if about["store"] == f"{host.store}/hub":
+                return int(about["pid"])
+        return None
+
+    def downloads(self) -> int:
+        """Return how many answers of the model's bytes the source has given since the last start of the CLI."""
+        return sum(request.download_host and request.method == "GET" for request in self.hub.requests)
 
     def orphans(self) -> list[str]:
         """Return what still runs on a host or here for any run, once it has had time to end."""
@@ -106,6 +122,13 @@ class Drill:
         return {folder for folder in self.folders if folder.exists()}
 
 
+def _jobs() -> Iterator[dict[str, Any]]:
+    """Yield what the syncs of this machine's hosts were started with: they all have its /run."""
+    for path in RUNS.glob("*/job.json"):
+        with contextlib.suppress(OSError, ValueError):
+            yield json.loads(path.read_text())
+
+
 def private_directories_of(pid: int) -> set[Path]:
     """Return the private directories that a CLI has made."""
     found = set()
@@ -125,6 +148,17 @@ def finish(process: subprocess.Popen[str], seconds: float = 120.0) -> tuple[int,
         raise AssertionError(f"exit code {process.returncode}, no JSON but {stdout!r}; stderr:\n{stderr}") from None
     assert isinstance(answer, dict)
     return process.returncode, answer
+
+
+def hear(process: subprocess.Popen[str], words: str) -> str:
+    """Read what a CLI says to people until it says `words`; return it all. Raises AssertionError when it never does."""
+    heard = ""
+    assert process.stderr is not None
+    while words not in heard:
+        line = process.stderr.readline()
+        assert line, f"{words!r} was never said, but:\n{heard}"
+        heard += line
+    return heard
 
 
 def interrupt(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> None:
@@ -165,3 +199,6 @@ def drill(root: Path, count: int) -> Iterator[Drill]:
             yield made
         finally:
             made.end()
+            for path in list(RUNS.glob("*/job.json")):
+                if json.loads(path.read_text())["store"].startswith(f"{root}/"):
+                    shutil.rmtree(path.parent)
