@@ -73,7 +73,8 @@ def _is_repaired(check: dict[str, Any], models: list[dict[str, Any]]) -> bool:
 
 def _models(catalog: Catalog) -> list[tuple[dict[str, Any], str]]:
     """Return what is said of each model, and the line for it."""
-    now, found = time.time(), []
+    now = time.time()
+    found: list[tuple[dict[str, Any], str]] = []
     for model in catalog.models:
         problem = model.problems[0] if model.problems else None
         reason, why = (problem.reason, problem.text) if problem else (None, None)
@@ -96,4 +97,15 @@ def _models(catalog: Catalog) -> list[tuple[dict[str, Any], str]]:
             "deep_at": model.checked.deep_at,
         }
         found.append((said, f"model {model.name}: {about}"))
+    for path in catalog.damaged:
+        said = {
+            "repo_id": path.parent.name,
+            "commit": path.stem,
+            "store": str(catalog.store.root),
+            "state": "incomplete",
+            "reason": "MODEL_INCOMPLETE",
+            "why": f"the manifest that vouches for it is damaged ({path})",
+            "published_at": 0,
+        }
+        found.append((said, f"model {path.parent.name} at {path.stem[:12]}: incomplete"))
     return found

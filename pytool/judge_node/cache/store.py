@@ -163,7 +163,7 @@ class Store:
         vouched = self.vouched(self.vouch(manifest))
         if vouched is None:
             if self.vouched(self.note("withdrawn", manifest)) is not None:
-                return [Problem("INTEGRITY_MISMATCH", "wrong bytes were found in it, and no sync has repaired them yet")]
+                return [Problem("INTEGRITY_MISMATCH", "wrong bytes were found in it, and no sync has repaired it yet")]
             return [Problem("MODEL_INCOMPLETE", f"nothing vouches for {manifest.repo_id} at {manifest.commit[:12]}")]
         if set(vouched.files) != set(manifest.files):
             return [
