@@ -43,7 +43,7 @@ def status(system: System | None = None) -> Result:
         result.message = "\n".join(
             [*lines, f"{len(broken)} of {len(models)} models are not complete: {broken[0]['why']}"]
         )
-        result.repair = f"judge-node cache sync MANIFEST --store {broken[0]['store']}"
+        result.repair = f"judge-node cache sync {broken[0]['manifest']} --store {broken[0]['store']}"
     elif check is not None and not check.get("ok") and not _is_repaired(check, models):
         _fail(result, check, [*lines, "the last `cache verify` of this boot failed: " + str(check.get("message"))])
     else:
@@ -87,6 +87,7 @@ def _models(catalog: Catalog) -> list[tuple[dict[str, Any], str]]:
             "commit": model.manifest.commit,
             "digest": model.manifest.digest,
             "store": str(catalog.store.root),
+            "manifest": catalog.store.manifest_file(model.manifest),
             "size_on_disk": model.manifest.size,
             "state": model.state,
             "reason": reason,
@@ -102,6 +103,7 @@ def _models(catalog: Catalog) -> list[tuple[dict[str, Any], str]]:
             "repo_id": path.parent.name,
             "commit": path.stem,
             "store": str(catalog.store.root),
+            "manifest": "MANIFEST",
             "state": "incomplete",
             "reason": "MODEL_INCOMPLETE",
             "why": f"the manifest that vouches for it is damaged ({path})",

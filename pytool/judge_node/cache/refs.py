@@ -75,7 +75,7 @@ def _model(store: Store, name: str) -> Model:
             repair=f"judge-node cache sync MANIFEST --stage --store {store.root}   # brings it without a switch",
         )
     model = catalog.one(name, found)
-    repair = f"judge-node cache sync MANIFEST --stage --store {store.root}"
+    repair = f"judge-node cache sync {store.manifest_file(model.manifest)} --stage --store {store.root}"
     if not model.vouched:
         raise NodeError(f"wrong bytes were found in {model.name}", reason="INTEGRITY_MISMATCH", repair=repair)
     problems = list(model.problems) or content_problems(store, model.manifest)

@@ -90,6 +90,11 @@ class Store:
             return None
         return self.folder(manifest.repo_id) / "refs" / manifest.revision
 
+    def manifest_file(self, manifest: Manifest) -> str:
+        """Return where the manifest lies here, for the command that repairs the model; MANIFEST when it does not."""
+        found = (self.note(kind, manifest) for kind in ("manifests", "withdrawn"))
+        return next((str(path) for path in found if path.is_file()), "MANIFEST")
+
     def vouched(self, path: Path) -> Manifest | None:
         """Return the manifest stored at `path`, or None when it is missing or damaged: then nothing vouches."""
         try:
@@ -197,6 +202,15 @@ class Store:
             for name in sorted(names)
         ]
         return found
+
+    def everything(self, manifest: Manifest) -> list[Path]:
+        """Return every path that the completeness of a snapshot depends on: as long as none changes, it is complete."""
+        snapshot = self.snapshot(manifest)
+        folders = [Path(folder) for folder, _, _ in os.walk(snapshot)]
+        links = [snapshot / file.path for file in manifest.files]
+        blobs = [self.blob(manifest, file) for file in manifest.blobs().values()]
+        ref = self.ref(manifest)
+        return [self.vouch(manifest), *folders, *links, *blobs, *([] if ref is None else [ref])]
 
     def publish(self, manifest: Manifest) -> None:
         """Make the snapshot appear, complete, by one rename. All blobs must be durable. Writes."""

@@ -91,7 +91,7 @@ def verify(
     result.state, result.reason = _state(found.problems), worst.reason
     more = f", and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
     result.message = f"{name} is {result.state}: {worst.text}{more}{note}"
-    result.repair = _repair(store, found.problems)
+    result.repair = _repair(store, found.problems, "MANIFEST")
     return result
 
 
@@ -158,7 +158,9 @@ def verify_all(
         state = _state([problem for other, problem, _ in problems if other == name])
         count = f"{names} of {max(len(models), names)} models: " if len(models) > 1 else ""
         result.message = f"{count}{name} is {state}: {worst.text}{note}{more}"
-        result.repair = _repair(store, [problem for _, problem, _ in problems])
+        first = next((model.manifest for model in models if model.name == name), None)
+        file = store.manifest_file(first) if first is not None else "MANIFEST"
+        result.repair = _repair(store, [problem for _, problem, _ in problems], file)
     return result
 
 
@@ -307,7 +309,7 @@ def _state(problems: Iterable[Problem]) -> str:
     return CORRUPT if _worst(found).reason == "INTEGRITY_MISMATCH" else INCOMPLETE
 
 
-def _repair(store: Store, problems: Iterable[Problem]) -> str:
+def _repair(store: Store, problems: Iterable[Problem], manifest: str) -> str:
     """A wrong header or hash shows in no size: a sync has to read what is there."""
     deep = any(problem.path is not None for problem in problems)
-    return f"judge-node cache sync MANIFEST --store {store.root}" + (" --deep" if deep else "")
+    return f"judge-node cache sync {manifest} --store {store.root}" + (" --deep" if deep else "")

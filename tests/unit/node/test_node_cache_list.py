@@ -232,7 +232,7 @@ def test_status_fails_while_a_model_is_withdrawn(store: Store, node: System) -> 
     assert result.message.splitlines()[-1] == (
         f"1 of 1 models are not complete: {OWN} does not have the manifest's hash"
     )
-    assert result.repair == f"judge-node cache sync MANIFEST --store {store.root}"
+    assert result.repair == f"judge-node cache sync {store.note('withdrawn', manifest)} --store {store.root}"
 
 
 def fail(store: Store, tmp_path: Path, **facts: Any) -> None:

@@ -79,7 +79,9 @@ def test_header_that_changed_is_noticed_by_the_quick_check(store: Store) -> None
     result = check_all(store)
     assert (result.ok, result.exit_code, result.reason, result.state) == (False, 1, "INTEGRITY_MISMATCH", "corrupt")
     assert result.message.startswith(f"{REPO} at {'a' * 12} is corrupt: {OWN} is no weight file: its header is ")
-    assert result.repair == f"judge-node cache sync MANIFEST --store {store.root} --deep"
+    assert result.repair == (
+        f"judge-node cache sync {store.note('withdrawn', manifest)} --store {store.root} --deep"
+    ), "the node has the manifest itself"
     assert states(store) == {"a": "corrupt"}, "the hash of the file has shown that its bytes are wrong"
 
 
@@ -145,7 +147,7 @@ def test_missing_link_and_blob_are_incomplete(store: Store) -> None:
     result = check_all(store)
     assert (result.reason, result.state) == ("MODEL_INCOMPLETE", "incomplete")
     assert result.message == f"{REPO} at {'a' * 12} is incomplete: {OWN} is missing"
-    assert result.repair == f"judge-node cache sync MANIFEST --store {store.root}"
+    assert result.repair == f"judge-node cache sync {store.vouch(manifest)} --store {store.root}"
     assert states(store) == {"a": "incomplete"}
 
 
