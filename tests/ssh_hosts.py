@@ -177,7 +177,9 @@ def _host(root: Path, name: str) -> Host:
         "PrintMotd no", "MaxStartups 200:30:400", "LogLevel ERROR",
         # A home of its own: root's real one has a shell start-up file that may take seconds.
         f"SetEnv HOME={folder} {MARK}={mark}", ""]))
-    script = ("mount -t tmpfs tmpfs /usr/local/lib && mount -t tmpfs tmpfs /usr/local/bin && "
+    # Without /run/systemd a host has no systemd, and no timer of it becomes one of this machine.
+    script = ("{ [ ! -d /run/systemd ] || mount -t tmpfs tmpfs /run/systemd; } && "
+              "mount -t tmpfs tmpfs /usr/local/lib && mount -t tmpfs tmpfs /usr/local/bin && "
               f"mount -t tmpfs tmpfs {store} && echo ready && exec sleep infinity")
     holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)

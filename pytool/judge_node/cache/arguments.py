@@ -33,6 +33,13 @@ def add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
             action="store_true",
             help="bring the snapshot, but leave the branch where it is (cache update moves it)",
         )
+        for kind, what in (("quick", "links, sizes and headers"), ("deep", "every byte")):
+            sync.add_argument(
+                f"--verify-{kind}-every",
+                type=_span,
+                metavar="SPAN",
+                help=f"have a timer that verifies {what}, such as 6h; empty: no such timer (default: leave the timers)",
+            )
         if verb == "start":
             _add_wait(sync, 5, "how long to wait for its end before answering that it runs")
         add_json(sync)
@@ -115,7 +122,7 @@ def _sync(
 ) -> Result:
     from .sync import sync
 
-    return sync(
+    result = sync(
         manifest,
         store_root(options.store),
         sources=tuple(options.source),
@@ -130,6 +137,22 @@ def _sync(
         report=say,
         on_progress=on_progress,
     )
+    spans = options.verify_quick_every, options.verify_deep_every
+    if result.ok and spans != (None, None):
+        _schedule(result, store_root(options.store), *spans, check=options.check)
+    return result
+
+
+def _schedule(result: Result, root: Path, quick: str | None, deep: str | None, *, check: bool) -> None:
+    """Have the timers that verify the store, and add to the result what had to be changed for that."""
+    from .schedule import ensure_schedule
+
+    lines = ensure_schedule(root, quick or None, deep or None, check=check)
+    if lines:
+        result.changed = True
+        result.before = result.before or "the timers that verify the store differ\n"
+        result.after += "".join(f"{line}\n" for line in lines)
+        result.message += f"; {'would ' if check else ''}{', '.join(lines)}"
 
 
 def add_verb(
@@ -247,6 +270,18 @@ def seconds(text: str) -> float:
     if not 0 <= value <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to 86400")
     return value
+
+
+def _span(text: str) -> str:
+    """Return a span that a timer can have, or an empty one (argparse type)."""
+    from .times import calendar
+
+    try:
+        if text:
+            calendar(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def size(text: str) -> int:

@@ -275,9 +275,8 @@ def _start_ticks(pid: int) -> int | None:
 
 def _import_all() -> None:
     """Import the whole program now: the file it comes from may be replaced while the job runs."""
-    import judge_node
-
-    for module in pkgutil.walk_packages(judge_node.__path__, f"{judge_node.__name__}."):
+    program = importlib.import_module(__name__.partition(".")[0])
+    for module in pkgutil.walk_packages(program.__path__, f"{program.__name__}."):
         importlib.import_module(module.name)
 
 

@@ -45,6 +45,7 @@ OPTIONS = {
         "store": "--store", "endpoint": "--endpoint", "sources": "--source", "connections": "--connections",
         "limit_rate": "--limit-rate", "token_file": "--token-file", "token_secret": "--token-secret",
         "token_parameter": "--token-parameter", "aws_region": "--aws-region", "deep": "--deep",
+        "verify_quick_every": "--verify-quick-every", "verify_deep_every": "--verify-deep-every",
         "stage": "--stage",
     },
     "cache follow": {"store": "--store"},
@@ -60,6 +61,8 @@ OPTIONS = {
     "cache rm": {"store": "--store", "current": "--current"},
     "status": {},
 }
+# Never ask the Hub; have no such timer.
+EMPTY_SAYS_SOMETHING = ("endpoint", "verify_quick_every", "verify_deep_every")
 _REQUIRED = {"disks ensure": ["mount_path"], "disks status": ["mount_path"],
              "cache start": ["store", "manifest"], "cache follow": ["store", "manifest"], "cache stop": ["store"],
              "cache verify": ["store"], "cache list": ["store"], "cache prune": ["store"],
@@ -89,6 +92,8 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "token_secret": {"type": "str"},
     "token_parameter": {"type": "str"},
     "aws_region": {"type": "str"},
+    "verify_quick_every": {"type": "str"},
+    "verify_deep_every": {"type": "str"},
     "reconnect_seconds": {"type": "int", "default": 300},
     "deep": {"type": "bool", "default": False},
     "stage": {"type": "bool", "default": False},
@@ -143,8 +148,7 @@ def build_arguments(params: Mapping[str, Any], check: bool, wait_seconds: float 
             arguments.append(option)
         elif isinstance(value, list):
             arguments += [f"{option}={item}" for item in value]
-        # An empty endpoint says something: never ask the Hub.
-        elif value is not None and value is not False and (value != "" or name == "endpoint"):
+        elif value is not None and value is not False and (value != "" or name in EMPTY_SAYS_SOMETHING):
             arguments.append(f"{option}={value}")
     if wait_seconds is not None:
         arguments.append(f"--wait={wait_seconds:g}")

@@ -146,6 +146,14 @@ options:
   unused_for:
     description: Remove models that nobody used for so many days. For C(cache prune).
     type: str
+  verify_quick_every:
+    description:
+      - How often a timer on the host verifies links, sizes and headers, such as C(15min). Empty, there is no such
+        timer; when not given, timers are left alone. For C(cache start).
+    type: str
+  verify_deep_every:
+    description: As O(verify_quick_every), for every byte. For C(cache start).
+    type: str
   reconnect_seconds:
     description: How long a host that does not answer is asked again before it is unreachable. For C(cache follow).
     type: int

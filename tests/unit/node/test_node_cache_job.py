@@ -15,6 +15,7 @@ from typing import Any
 
 import judge_node
 import pytest
+from judge_node.__main__ import main
 from judge_node.bundle import build_pyz
 from judge_node.cache.progress import progress_text
 from unit.node.fake_hub import COMMIT, REPO, FakeHub, Fault, manifest_of, serve
@@ -288,6 +289,62 @@ def test_two_starts_at_once_are_one_sync(node: Node) -> None:
     ]
     pids = {json.loads(process.communicate(timeout=60)[0])["facts"]["pid"] for process in both}
     assert len(pids) == 1
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What the timers were asked to be; they always differ."""
+    asked: list[tuple[Any, ...]] = []
+
+    def ensure(root: Path, quick: str | None, deep: str | None, *, check: bool) -> list[str]:
+        asked.append((quick, deep, check))
+        return ["write judge-node-verify-quick.timer"]
+
+    monkeypatch.setattr("judge_node.cache.schedule.ensure_schedule", ensure)
+    return asked
+
+
+def in_this_process(
+    node: Node, capsys: pytest.CaptureFixture[str], verb: str, *more: str
+) -> dict[str, Any]:
+    node.hub.faults.clear()
+    main(node.command(verb, *more)[4:])
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def test_timers_that_differ_are_a_change_of_a_complete_model(
+    node: Node, timers: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_this_process(node, capsys, "sync")
+    answer = in_this_process(node, capsys, "start", "--verify-quick-every", "6h", "--verify-deep-every", "")
+    assert timers == [("6h", None, False)]
+    assert (answer["changed"], answer["diff"]["after"]) == (True, "write judge-node-verify-quick.timer\n")
+    assert answer["message"] == f"{REPO} at {COMMIT[:12]} is complete; write judge-node-verify-quick.timer"
+
+
+def test_check_mode_lists_the_timers_after_the_files(
+    node: Node, timers: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = in_this_process(node, capsys, "start", "--verify-quick-every", "6h", "--check")
+    assert timers == [("6h", None, True)]
+    assert answer["diff"]["after"].splitlines()[-1] == "write judge-node-verify-quick.timer"
+
+
+def test_without_a_word_on_timers_they_are_left_alone(
+    node: Node, timers: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_this_process(node, capsys, "sync")
+    assert timers == []
+
+
+def test_a_span_that_no_timer_can_have_is_refused_before_the_first_byte(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = in_this_process(node, capsys, "start", "--verify-quick-every", "7min")
+    assert answer["ok"] is False
+    assert answer["message"].startswith("argument --verify-quick-every: ")
+    assert not node.store.exists()
 
 
 @pytest.mark.parametrize(("found", "wanted"), [
