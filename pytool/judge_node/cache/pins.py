@@ -36,10 +36,12 @@ def pin(root: Path, name: str, *, why: str = "", check: bool = False, lock_wait_
 
 
 def unpin(root: Path, name: str, *, check: bool = False, lock_wait_seconds: float = 60) -> Result:
-    """Take the pin off. Raises NodeError when there is no such model."""
+    """Take the pin off; a model that is not here is no failure."""
     store = open_store(root)
     catalog = read_catalog(store)
     found = catalog.named(name)
+    if not found:
+        return Result(command="cache unpin", state="absent", message=f"{name} is not in {store.root}")
     # Of several commits the pinned one is meant.
     model = catalog.one(name, [m for m in found if m.pinned is not None] or found)
     if model.pinned is None:

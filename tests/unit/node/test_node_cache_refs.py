@@ -239,6 +239,11 @@ def test_unpin_takes_it_off_and_means_the_pinned_one_of_several(store: Store) ->
     assert not unpin(store.root, at(store, "a")).changed
 
 
+def test_unpin_of_what_is_not_here_is_done_already(store: Store) -> None:
+    result = unpin(store.root, "judge-lab/other")
+    assert (result.ok, result.changed, result.state) == (True, False, "absent")
+
+
 def test_pin_and_unpin_check_change_nothing(store: Store) -> None:
     before = tree(store.root)
     assert pin(store.root, at(store, "a"), check=True).changed and tree(store.root) == before

@@ -251,6 +251,21 @@ def test_declaration_that_others_may_write_does_not_count(node: Node) -> None:
     assert "this runs in a container" in str(node.blind())
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+def test_real_pid_namespace_is_a_container_until_it_is_declared_to_be_the_node(store: Store) -> None:
+    add_model(store, "a", revision=None, days_old=30)
+    add_model(store, "b", days_old=20)
+    node = Path(sys.executable).parent / "judge-node"
+    prune = f"{node} cache prune --store {store.root} --unused-for 25"
+    declare = "mount -t tmpfs tmpfs /run && mkdir -p /run/judge-bootstrap"
+    declare += " && readlink /proc/self/ns/pid >/run/judge-bootstrap/pid-namespace"
+    script = f"{prune}; echo $?; {declare} && {prune}; echo $?"
+    argv = ["unshare", "--pid", "--fork", "--mount-proc", "--mount", "sh", "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] == "3" and done.stderr.startswith("USE_UNKNOWN: nothing was deleted"), done
+    assert done.stdout.splitlines()[1] == "removed 1 model: 5.0 KiB freed" and done.stdout.endswith("0\n"), done
+
+
 def test_proc_of_another_namespace_shows_nothing_of_ours(node: Node) -> None:
     (node.proc / "1").mkdir()
     own = node.proc / str(os.getpid())
