@@ -15,9 +15,9 @@ from typing import Any
 
 import judge_node
 import pytest
-from judge_node.__main__ import main
 from judge_node.bundle import build_pyz
 from judge_node.cache.progress import progress_text
+from judge_node.cli import main
 from unit.node.fake_hub import COMMIT, REPO, FakeHub, Fault, manifest_of, serve
 
 SOURCES = str(Path(judge_node.__file__).parents[1])
