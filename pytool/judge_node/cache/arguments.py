@@ -77,7 +77,23 @@ def run_cache(options: argparse.Namespace, say: Callable[[str], None]) -> Result
         return job.follow(options.wait, (lambda line: None) if options.json else say)
     if options.verb == "start":
         return _start(options, say)
-    return _sync(options, read_manifest(options.manifest), say, _said_now_and_then(say))
+    manifest = read_manifest(options.manifest)
+    result = _sync(options, manifest, say, _said_now_and_then(say))
+    if result.changed and not (options.check or options.stage or options.deep or options.manifest == "-"):
+        _remember(options, manifest)
+    return result
+
+
+def _remember(options: argparse.Namespace, manifest: Manifest) -> None:
+    """Note what the snapshot looks like now, so that the next sync of this manifest need not look far."""
+    from ..unchanged import remember
+    from .store import Store
+    from .sync import nothing_to_do
+
+    root = store_root(options.store)
+    store = Store(root)
+    paths = [path.relative_to(root).as_posix() for path in store.everything(manifest)]
+    remember(options.manifest, str(root), nothing_to_do(store, manifest).as_json().rstrip("\n"), paths)
 
 
 def _said_now_and_then(say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:

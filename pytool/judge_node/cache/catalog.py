@@ -137,6 +137,11 @@ class Catalog:
         return found[0]
 
 
+def model_file(store: Store, model: Model) -> str:
+    """Return what `cache sync` is to be given to repair the model: its manifest here, and no move of the branch."""
+    return store.manifest_file(model.manifest) + ("" if model.current else " --stage")
+
+
 def split_name(text: str) -> tuple[str, str | None]:
     """Return (repo_id, commit or its first digits) of REPO[@COMMIT]. Raises NodeError (wrong usage)."""
     found = _NAME.fullmatch(text)

