@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .cache.catalog import Catalog, marked_mounts, read_catalog, stores_below
+from .cache.catalog import Catalog, marked_mounts, model_file, read_catalog, stores_below
 from .cache.listing import checked_text
 from .cache.store import Store
 from .disks.facts import format_size
@@ -13,6 +13,8 @@ from .disks.record import read_result
 from .disks.sysfs import System
 from .last import CACHE_RESULT, read_last
 from .result import EXIT_FAILED, Result
+
+_SYNC = "judge-node cache sync"
 
 
 def status(system: System | None = None) -> Result:
@@ -43,7 +45,7 @@ def status(system: System | None = None) -> Result:
         result.message = "\n".join(
             [*lines, f"{len(broken)} of {len(models)} models are not complete: {broken[0]['why']}"]
         )
-        result.repair = f"judge-node cache sync {broken[0]['manifest']} --store {broken[0]['store']}"
+        result.repair = broken[0]["repair"]
     elif check is not None and not check.get("ok") and not _is_repaired(check, models):
         _fail(result, check, [*lines, "the last `cache verify` of this boot failed: " + str(check.get("message"))])
     else:
@@ -87,11 +89,11 @@ def _models(catalog: Catalog) -> list[tuple[dict[str, Any], str]]:
             "commit": model.manifest.commit,
             "digest": model.manifest.digest,
             "store": str(catalog.store.root),
-            "manifest": catalog.store.manifest_file(model.manifest),
             "size_on_disk": model.manifest.size,
             "state": model.state,
             "reason": reason,
             "why": why,
+            "repair": f"{_SYNC} {model_file(catalog.store, model)} --store {catalog.store.root}" if reason else None,
             "revisions": list(model.current),
             "published_at": model.published_at,
             "quick_at": model.checked.quick_at,
@@ -103,10 +105,10 @@ def _models(catalog: Catalog) -> list[tuple[dict[str, Any], str]]:
             "repo_id": path.parent.name,
             "commit": path.stem,
             "store": str(catalog.store.root),
-            "manifest": "MANIFEST",
             "state": "incomplete",
             "reason": "MODEL_INCOMPLETE",
             "why": f"the manifest that vouches for it is damaged ({path})",
+            "repair": f"{_SYNC} MANIFEST --store {catalog.store.root}",
             "published_at": 0,
         }
         found.append((said, f"model {path.parent.name} at {path.stem[:12]}: incomplete"))

@@ -104,7 +104,14 @@ def test_unused_for_removes_what_nobody_used_so_long_and_stops_there(store: Stor
     old_models(store)
     result = do_prune(store, Goal(unused_for_seconds=45 * DAY))
     assert (result.ok, letters(store), result.facts["short_bytes"]) == (True, "cde", 0)
-    assert not do_prune(store, Goal(unused_for_seconds=45 * DAY)).changed
+    assert do_prune(store, Goal(unused_for_seconds=45 * DAY)).message == "nothing to remove"
+
+
+def test_unused_for_says_what_is_kept_although_nobody_used_it(store: Store) -> None:
+    old_models(store)
+    assert do_prune(store, Goal(unused_for_seconds=25 * DAY)).message == (
+        f"removed 3 models: 15.0 KiB freed; {REPO} at {'d' * 12} is kept (previous: main can be rolled back to it)"
+    )
 
 
 def test_keep_free_is_measured_on_the_filesystem(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

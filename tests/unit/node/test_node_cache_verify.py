@@ -141,6 +141,15 @@ def test_model_whose_shared_blob_was_repaired_for_another_is_vouched_for_again_o
     assert states(store) == {"a": "complete", "b": "complete"}
 
 
+def test_repair_of_a_staged_model_does_not_move_the_branch(store: Store) -> None:
+    add_model(store, "a")
+    manifest = add_model(store, "b", revision=None)
+    (store.snapshot(manifest) / OWN).unlink()
+    assert check_all(store).repair == (
+        f"judge-node cache sync {store.vouch(manifest)} --stage --store {store.root}"
+    )
+
+
 def test_missing_link_and_blob_are_incomplete(store: Store) -> None:
     manifest = add_model(store, "a")
     (store.snapshot(manifest) / OWN).unlink()
