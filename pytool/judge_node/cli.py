@@ -327,3 +327,8 @@ def _say(stream: Any, text: str) -> None:
         stream.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as error:
+        # What was done is done; only its report has no place. Python would say so again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is not sys.stderr:
+            _say(sys.stderr, f"Error: the output cannot be written: {error.strerror}\nHint: df -h\n")

@@ -53,12 +53,12 @@ def remember(manifest_path: str, root: str, printed: str, paths: list[str]) -> N
         note = f"{_VERSION}\n{len(manifest)}\n".encode() + manifest + f"{printed}\n{lines}".encode()
         place = _note(root, manifest)
         os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
-        fd = os.open(place + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        # In its place at once: a note that was cut has no end, and is as good as none.
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, note)
         finally:
             os.close(fd)
-        os.replace(place + ".tmp", place)  # noqa: PTH105
     except (OSError, ValueError):
         pass
 
