@@ -24,6 +24,7 @@ from judge_lab.aws import AwsServer
 from judge_lab.hub import Fault, HubServer
 from judge_node.cache.failures import Retry
 from judge_node.cache.manifest import Manifest, parse
+from weights import weights
 
 PYTOOL = Path(__file__).resolve().parents[2] / "pytool"
 REPO, BUCKET, PREFIX = "org/tiny", "models", "hub"
@@ -53,13 +54,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model-00002-of-00002.safetensors").write_bytes(weights(os.urandom(3 << 20)))
     (folder / "modeling.py").write_text("import os")
     return folder
-
-
-def weights(content: bytes) -> bytes:
-    """Return a safetensors file of one tensor with this content."""
-    tensor = {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}
-    header = json.dumps({"tensor": tensor}).encode()
-    return len(header).to_bytes(8, "little") + header + content
 
 
 @dataclass

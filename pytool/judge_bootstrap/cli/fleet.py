@@ -31,18 +31,44 @@ def fleet(app: AppContext, verb: str, options: Mapping[str, Any], given: Mapping
                              check=check, diff=check)
     done = perform(app, f"models {verb}", ("models",), run_options, words=words, variables={
         "models_verb": verb, "models_options": {**own, **({"model": model} if model else {})}})
-    steps = _next_steps(done.env, verb, words, options["limit"], done.result)
+    result = done.result
+    if verb == "update" and not check:
+        result = replace(result, hosts=_switched(result.hosts, done.answers, done.env))
+    steps = _next_steps(done.env, verb, words, options["limit"], result)
     if app.json:
-        answer = done.result.to_json(steps)
+        answer = result.to_json(steps)
         for host, found in answer["hosts"].items():
             found["facts"] = dict(done.answers.get(host, {}).get("facts") or {})
         app.emit(answer)
     elif verb == "list" and not app.quiet:
         _print_models(app, done.answers)
     # What a node says in many lines is in the table above, or in its own log.
-    hosts = {name: replace(host, message=one_line(host.message)) for name, host in done.result.hosts.items()}
-    output.recap(app, replace(done.result, hosts=hosts, playbooks=(f"models {verb}",)), steps)
-    return int(done.result.exit_code)
+    hosts = {name: replace(host, message=one_line(host.message)) for name, host in result.hosts.items()}
+    output.recap(app, replace(result, hosts=hosts, playbooks=(f"models {verb}",)), steps)
+    return int(result.exit_code)
+
+
+def _switched(hosts: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]], env: str) -> dict[str, Any]:
+    """Return the outcomes of an update: a host that got the new files and was not switched does not hold.
+
+    Ansible counts no failure for a host that it stopped because of another one.
+    """
+    failed = ", ".join(name for name, host in hosts.items() if not host.ok)
+    found = {}
+    for name, host in hosts.items():
+        answer = answers.get(name, {})
+        facts = answer.get("facts") or {}
+        # A revision that is the commit has no branch to switch.
+        waits = answer.get("command") != "cache update" and facts.get("revision") != facts.get("commit")
+        again = f"judge-bootstrap --env {env} models update"
+        if host.ok and failed and waits:
+            found[name] = replace(host, ok=False, reason="MODEL_STALE", repair=again,
+                                  message=f"has the new files and was not switched, because of {failed}")
+        else:
+            # The command for one host alone would switch it alone.
+            alone = host.repair == f"{again} --limit {name}"
+            found[name] = replace(host, repair=again) if alone else host
+    return found
 
 
 def _typed(verb: str, model: str | None, given: Mapping[str, Any]) -> str:
