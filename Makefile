@@ -10,6 +10,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 LAB_PACKAGES := containerd runc containernetworking-plugins openssh-server openssh-client xfsprogs e2fsprogs nftables iproute2 kmod libnuma1 python3-venv
 # What `lab up --vm` needs: the emulator, and what its image is made with.
 VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs fdisk lz4 openssh-client iproute2 python3-venv
+# Whom bench-sync compares with, what sees which files are read, and the network of bench-fanout.
+BENCH_PACKAGES := curl aria2 strace iproute2
 # Kubernetes binaries without a download, where an archive of them lies beside the checkout.
 ifneq ($(wildcard $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz),)
 export JUDGE_BOOTSTRAP_KUBE_ARCHIVE ?= $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz
@@ -18,9 +20,9 @@ export SCALE ?= small
 
 PYTEST := $(BIN)/python -m pytest
 MOLECULE_SCENARIOS := nvme nvme_vm model_cache vllm_k8s site
-# Every figure that exists so far (bench-cli P9, bench-nvme P5 to P7, faults-config R8, faults-input R12, faults-nvme R1
-# and R2, faults-run R9, faults-secrets R6).
-FIGURES := bench-cli bench-nvme faults-config faults-input faults-nvme faults-run faults-secrets
+# Every figure that exists so far (bench-cli P9, bench-fanout P10, bench-nvme P5 to P7, bench-sync P1 to P4,
+# faults-config R8, faults-input R12, faults-nvme R1 and R2, faults-run R9, faults-secrets R6).
+FIGURES := bench-cli bench-fanout bench-nvme bench-sync faults-config faults-input faults-nvme faults-run faults-secrets
 
 .PHONY: help
 help: ## List the targets
@@ -42,15 +44,16 @@ $(BIN)/.installed: pyproject.toml constraints.txt hatch_build.py
 .PHONY: setup
 setup: $(BIN)/.installed .collections/.installed ## Make .venv with all tools, and fetch the two Ansible collections
 
-.PHONY: lab-packages vm-packages
+.PHONY: lab-packages vm-packages bench-packages
 lab-packages: PACKAGES := $(LAB_PACKAGES)
 vm-packages: PACKAGES := $(VM_PACKAGES)
+bench-packages: PACKAGES := $(BENCH_PACKAGES)
 vm-packages: ## Install the Debian packages that virtual machines need (lab up --vm)
-lab-packages vm-packages:
+lab-packages vm-packages bench-packages:
 	@missing=$$(for package in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done | xargs); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" != 0 ]; then echo "The lab needs root and these Debian packages: $$missing. Next: sudo apt-get install -y $$missing, then run make as root" >&2; exit 2; fi; \
-	echo "Installing Debian packages for the lab: $$missing"; \
+	if [ "$$(id -u)" != 0 ]; then echo "Found uid $$(id -u), wanted root to install these Debian packages: $$missing. Next: sudo apt-get install -y $$missing, then run make as root" >&2; exit 2; fi; \
+	echo "Installing Debian packages: $$missing" >&2; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
 # --- use --------------------------------------------------------------------------------------------------------------
@@ -109,12 +112,13 @@ test: ## Set everything up and pass all tests (what CI runs)
 # --- figures (each prints one JSON line a figure and exits 1 when one falls short; SCALE=full for full size) -----------
 
 .PHONY: $(FIGURES)
-bench-cli bench-nvme faults-config faults-input faults-nvme faults-run faults-secrets: setup
+bench-cli bench-fanout bench-nvme bench-sync faults-config faults-input faults-nvme faults-run faults-secrets: setup
 	@$(BIN)/python benchmarks/$(subst -,_,$@).py
 
 # What they do to disks they do to loop devices, and faults-nvme to those of virtual machines, too.
 bench-nvme: lab-packages
 faults-nvme: lab-packages vm-packages
+bench-fanout bench-sync: bench-packages
 
 .PHONY: mutation-nvme
 mutation-nvme: setup ## Change the guard of the disks in every way: do the tests see it? (25 minutes; docs/mutation.md)

@@ -13,10 +13,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 _FOLDER = "JUDGE_BENCH_FOLDER"  # set for the run inside
 _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"))
+# Ends with the process that runs it, however that ends; and everything inside ends with it.
+_UNSHARE = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork",
+            "--kill-child", "--mount-proc")
 _START = r"""
 root=$1; shift
 mount -t tmpfs -o mode=0755,size=1m tmpfs "$root"
@@ -38,10 +42,14 @@ class CannotRun(Exception):
     """This machine cannot run the benchmark; the text says what was found, what is wanted and what to type."""
 
 
-def folder() -> Path | None:
+def enter() -> Path | None:
     """Return the folder of this run, or None outside: then `run_apart` is what to call."""
     found = os.environ.get(_FOLDER)
-    return Path(found) if found else None
+    if found is None:
+        return None
+    # The first process of a pid namespace gets no signal that it does not handle; with its end, all others end.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(130))
+    return Path(found)
 
 
 def need(tools: tuple[str, ...], packages: str) -> None:
@@ -71,14 +79,13 @@ def run_apart(program: str, *, need_bytes: int, network: bool = False) -> int:
 
     `network`: with a network of its own, in which there is nothing yet. Raises CannotRun.
     """
-    need(("unshare", "pivot_root", "findmnt"), "util-linux mount")
+    need(("unshare", "setpriv", "pivot_root", "findmnt"), "util-linux mount")
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first
         signal.signal(number, _interrupted)
     with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(
             prefix="judge-bench.", dir=_parent(need_bytes)) as made:
         (Path(made) / "root").mkdir()
-        command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
-                   *(["--net"] if network else []), *([] if os.getuid() == 0 else ["--map-root-user"])]
+        command = [*_UNSHARE, *(["--net"] if network else []), *([] if os.getuid() == 0 else ["--map-root-user"])]
         if subprocess.run([*command, "true"], capture_output=True, check=False, env={"PATH": _PATH}).returncode != 0:
             raise CannotRun(f"found uid {os.getuid()} without the right to make namespaces, wanted root. "
                             f"Next: sudo make {Path(program).stem.replace('_', '-')}")
@@ -94,12 +101,17 @@ def run_apart(program: str, *, need_bytes: int, network: bool = False) -> int:
 
 
 def _interrupted(signal_number: int, frame: object) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # whoever presses twice must not stop the cleaning up
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End everything inside: it goes with the first process of its pid namespace, and is waited for with it."""
-    with contextlib.suppress(OSError, IndexError):
-        first = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-        os.kill(first, signal.SIGKILL)
-    process.wait()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    patience = time.monotonic() + 2
+    while process.poll() is None:
+        with contextlib.suppress(OSError, IndexError):
+            first = int(children.read_text().split()[0])
+            os.kill(first, signal.SIGTERM if time.monotonic() < patience else signal.SIGKILL)
+        time.sleep(0.02)

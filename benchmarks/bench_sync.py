@@ -28,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import sync_contenders as contenders
-from apart import CannotRun, folder, need, run_apart
+from apart import CannotRun, enter, need, run_apart
 from figures import Figure, report, small
 from sync_contenders import FOLDER, PYTHON, Contender, Cost, new_target, remove_target
 from sync_model import REPO_ID, SHARDS, blobs, make_model, manifest_of, warm, write_shard
@@ -262,7 +262,7 @@ def bench(made: Path) -> Iterator[Bench]:
 
 def main() -> int:
     """Print P1 to P4."""
-    made = folder()
+    made = enter()
     try:
         if made is None:
             need(("curl", "aria2c", "strace"), "curl aria2 strace")

@@ -57,14 +57,17 @@ class Contender:
     def run(self, target: Path, prefix: Iterable[str] = ()) -> Cost:
         """Run it to its end. Raises RuntimeError, with what it said, when it fails."""
         started = time.perf_counter()
-        process = self.start(target, prefix)
+        cpu_seconds = self.finish(self.start(target, prefix), target)
+        return Cost(time.perf_counter() - started, cpu_seconds)
+
+    def finish(self, process: subprocess.Popen[bytes], target: Path) -> float:
+        """Wait for its end, and return its processor seconds. Raises RuntimeError, with what it said, when it fails."""
         _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
             said = Path(f"{target}.log").read_text(errors="replace").strip()
             raise RuntimeError(f"{self.name} ended with {process.returncode}: {said[-1500:]}")
-        return Cost(seconds, usage.ru_utime + usage.ru_stime)
+        return usage.ru_utime + usage.ru_stime
 
     def check(self, target: Path, manifest: dict[str, Any]) -> None:
         """Raise RuntimeError unless every file of the manifest is there with its size."""
@@ -173,6 +176,12 @@ def kill_half_way(contender: Contender, target: Path, total_bytes: int) -> int:
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         return written_bytes(process.pid)
     finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill -9 it and what it started."""
+    if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

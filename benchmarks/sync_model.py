@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pytool"))
 
 from judge_node.cache.manifest import parse
+from sync_server import ask
 
 REPO_ID = "bench/model"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -64,8 +63,7 @@ def write_shard(path: Path, size: int, seed: int, tensor: str) -> None:
 
 def manifest_of(hub: str) -> dict[str, Any]:
     """Return the manifest of the model as the Hub has it now."""
-    with urllib.request.urlopen(f"{hub}/api/models/{REPO_ID}?blobs=true") as answer:
-        found = json.load(answer)
+    found = ask(f"{hub}/api/models/{REPO_ID}?blobs=true")
     files = [{"path": file["rfilename"], "size": file["size"],
               "sha256": file["lfs"]["sha256"] if "lfs" in file else None,
               "blob_sha1": None if "lfs" in file else file["blobId"]} for file in found["siblings"]]
@@ -87,9 +85,3 @@ def warm(root: Path) -> None:
             with path.open("rb", buffering=0) as file:
                 while file.readinto(buffer):
                     pass
-
-
-def sha256(path: Path) -> str:
-    """Return the hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

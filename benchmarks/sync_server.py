@@ -187,13 +187,20 @@ class _Handler(Handler):
                 offset += sent
 
 
+def ask(url: str) -> dict[str, Any]:
+    """Return the JSON object at `url`, asked for without any proxy that this machine may use."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url) as answer:
+        found = json.load(answer)
+    assert isinstance(found, dict)
+    return found
+
+
 @dataclass(frozen=True)
 class Server:
-    """The server as the benchmark sees it. `via` is a command prefix that brings one to the server's network."""
+    """The server as the benchmark sees it."""
 
     url: str
     process: subprocess.Popen[str]
-    via: tuple[str, ...] = ()
 
     def counters(self) -> dict[str, Any]:
         """Return what was sent so far: bytes (by path too), requests and connections."""
@@ -204,20 +211,15 @@ class Server:
         self._ask("reload")
 
     def _ask(self, what: str) -> dict[str, Any]:
-        if self.via:  # a network of its own: ask from there
-            code = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
-            answer = subprocess.run([*self.via, sys.executable, "-c", code, f"{self.url}/-/{what}"],
-                                    capture_output=True, text=True, check=True).stdout
-        else:
-            answer = urllib.request.urlopen(f"{self.url}/-/{what}").read()
-        found = json.loads(answer)
-        assert isinstance(found, dict)
-        return found
+        return ask(f"{self.url}/-/{what}")
 
 
 @contextlib.contextmanager
 def serving(root: Path, *, host: str = "127.0.0.1", files: bool = False, via: tuple[str, ...] = ()) -> Iterator[Server]:
-    """Have a server of the repositories (or files) below `root`. Raises RuntimeError when it does not start."""
+    """Have a server of the repositories (or files) below `root`; `via` is a command prefix, such as nsenter.
+
+    Raises RuntimeError when it does not start.
+    """
     command = [*via, sys.executable, __file__, "--root", str(root), "--host", host, *(["--files"] if files else [])]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
     try:
@@ -225,7 +227,7 @@ def serving(root: Path, *, host: str = "127.0.0.1", files: bool = False, via: tu
         line = process.stderr.readline()
         if not line.startswith("ready at "):
             raise RuntimeError(f"the server did not start: {line}{process.stderr.read()[-1000:]}")
-        yield Server(line.removeprefix("ready at ").strip(), process, via)
+        yield Server(line.removeprefix("ready at ").strip(), process)
     finally:
         process.terminate()
         process.communicate()
