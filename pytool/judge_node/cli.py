@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .cache.arguments import add_cache, run_cache, seconds
-from .result import EXIT_INTERRUPTED, EXIT_OK, NodeError, Result, printable
+from .result import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, NodeError, Result, printable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -163,7 +163,7 @@ def _disks(options: argparse.Namespace) -> Result | str:
             serial=options.serial,
             check=options.check,
             lock_wait_seconds=options.lock_wait,
-            report=lambda line: _say(sys.stderr, line + "\n"),
+            report=_report,
         )
     if options.mount_path is None:
         options = argparse.Namespace(**{**vars(_of_boot_unit()), **_own(options)})
@@ -269,7 +269,7 @@ def _status(options: argparse.Namespace) -> Result:
 def _run(options: argparse.Namespace) -> Result | str:
     commands: dict[str, Any] = {
         "disks": _disks,
-        "cache": lambda given: run_cache(given, lambda line: _say(sys.stderr, line + "\n")),
+        "cache": lambda given: run_cache(given, _report),
         "program": _program,
         "reasons": _reasons,
         "status": _status,
@@ -300,13 +300,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, previous[0])
         signal.signal(signal.SIGHUP, previous[1])
     if isinstance(answer, str):
-        _say(sys.stdout, answer)
-        return EXIT_OK
+        return EXIT_OK if _say(sys.stdout, answer) else EXIT_FAILED
     if as_json:
-        _say(sys.stdout, answer.as_json())
+        said = _say(sys.stdout, answer.as_json())
     else:
-        _say(sys.stdout if answer.ok else sys.stderr, answer.as_text())
-    return answer.exit_code
+        said = _say(sys.stdout if answer.ok else sys.stderr, answer.as_text())
+    return answer.exit_code if said else answer.exit_code or EXIT_FAILED
 
 
 def _of_os_error(error: OSError) -> NodeError:
@@ -319,8 +318,12 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _say(stream: Any, text: str) -> None:
-    """Write, without signs that a terminal obeys; a reader that is gone is no failure of the command."""
+def _report(line: str) -> None:
+    _say(sys.stderr, line + "\n")
+
+
+def _say(stream: Any, text: str) -> bool:
+    """Write, without signs that a terminal obeys; a reader that is gone is no failure. False: no room."""
     text = printable(text)
     try:
         stream.write(text.encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace").decode())
@@ -332,3 +335,5 @@ def _say(stream: Any, text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if stream is not sys.stderr:
             _say(sys.stderr, f"Error: the output cannot be written: {error.strerror}\nHint: df -h\n")
+        return False
+    return True

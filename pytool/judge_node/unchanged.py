@@ -119,12 +119,13 @@ def _look(root: str, paths: list[str]) -> list[str]:
     return found
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Answer the short way when that is possible, else with all of the program."""
-    printed = answer(sys.argv[1:])
+    arguments = sys.argv[1:] if arguments is None else arguments
+    printed = answer(arguments)
     if printed is not None:
         sys.stdout.write(printed)
         return 0
     from .cli import main as run
 
-    return run()
+    return run(arguments)

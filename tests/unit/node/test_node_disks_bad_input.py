@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_node.__main__ import main
+from judge_node.cli import main
 from judge_node.disks.record import RESULT
 from unit.node.loop_disks import PYTOOL, Disk, node, sh
 
@@ -54,7 +54,7 @@ def test_disk_that_is_too_small_is_refused(disk: Disk) -> None:
 # Imported as root: another user need not be able to read this checkout.
 _AS_NOBODY = """
 import grp, os, sys
-from judge_node.__main__ import main
+from judge_node.cli import main
 from judge_node.disks import commands, release
 os.setresuid(65534, 65534, 65534)
 sys.exit(main(sys.argv[1:]))
@@ -94,7 +94,7 @@ _WITHOUT = """
 import sys
 from judge_node import shell
 shell._PATH = sys.argv.pop(1)
-from judge_node.__main__ import main
+from judge_node.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
