@@ -288,6 +288,8 @@ def _reserve(store: Store, work: Work) -> None:
 
     Raises NodeError SPACE_SHORT when it is not there; then nothing of what this call took is left.
     """
+    from .fetch import journal_path
+
     taken: list[Path] = []
     for file in work.fetch:
         partial = store.partial / file.blob
@@ -297,6 +299,7 @@ def _reserve(store: Store, work: Work) -> None:
             if status.st_size != file.size:
                 taken.append(partial)
                 os.ftruncate(fd, 0)
+                journal_path(partial).unlink(missing_ok=True)
             if file.size and status.st_blocks * 512 < file.size:
                 os.posix_fallocate(fd, 0, file.size)
         except OSError as error:
