@@ -14,10 +14,17 @@ up() {
   echo '{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}' > "$repository/config.json"
   echo '{}' > "$repository/tokenizer.json"
   echo '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}' > "$repository/model.safetensors.index.json"
-  for shard in 1 2; do
-    # Bytes that differ and are the same at every run, so that the commit is too.
-    seq -f "$shard %.0f" 200000 > "$repository/model-0000$shard-of-00002.safetensors"
-  done
+  # Bytes that differ and are the same at every run, so that the commit is too.
+  PYTHONPATH=$here/../../tests "$python" - "$repository" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from weights import weights
+
+for shard, tensor in ((1, "a"), (2, "b")):
+    body = "".join(f"{shard} {line}\n" for line in range(200_000)).encode()
+    Path(sys.argv[1], f"model-0000{shard}-of-00002.safetensors").write_bytes(weights(body, tensor))
+PYTHON
   echo 'pickle' > "$repository/pytorch_model.bin"
   echo 'import os' > "$repository/modeling_qwen2.py"
   echo 'weights again' > "$repository/onnx/model.safetensors"
