@@ -153,6 +153,20 @@ def scenarios(typed: str) -> list[Scenario]:
         Scenario("run", (*drill, "run", "model_cache", "-e", f"hf_token={typed}"), (2,)),
         Scenario("run", (*drill, "--json", "run", "nvme", "-e", f"x={typed}", "-e", f"hf_token={typed}"), (2,)),
         Scenario("plan", (*drill, "plan", "nvme", "model_cache", "-vvv"), (3,)),
+        Scenario("models lock", (*drill, "models", "lock", "-vvv", "--out", "gated.model.json")),
+        Scenario("models lock", (*drill, "models", "lock", "--check", "-e", f"hf_token={typed}"), (2,)),
+        # Nobody answers for S3 there; the Hub is asked before, with the token.
+        Scenario("models mirror", (*drill, "models", "mirror", "-vvv", "--to", "s3://drill-bucket/hub"), (1,)),
+        # The stores are empty since the run that was interrupted: this brings the model again.
+        Scenario("models update", (*drill, "models", "update", "-vvvvv")),
+        Scenario("models list", (*drill, "models", "list", "-vvvvv")),
+        Scenario("models list", (*drill, "models", "list", "--json")),
+        Scenario("models verify", (*drill, "models", "verify", "--deep", "-vvv")),
+        Scenario("models prune", (*drill, "models", "prune", "--unused-for", "9999", "--check", "-vvv")),
+        Scenario("models pin", (*drill, "models", "pin", GATED, "--why", "a drill", "-vvv")),
+        Scenario("models unpin", (*drill, "models", "unpin", GATED, "-vvv")),
+        Scenario("models rollback", (*drill, "models", "rollback", "-vvv"), (0, 1, 3)),
+        Scenario("models rm", (*drill, "models", "rm", "drill/other", "-vvv")),
         Scenario("config show", (*drill, "config", "show")),
         Scenario("config show", (*drill, "config", "show", "--json")),
         Scenario("config show", ("--env", "far", "config", "show", "-vvv"), (0, 1)),
@@ -224,7 +238,7 @@ class SecretDrill:
         return process.returncode
 
     def _forget_the_model(self) -> None:
-        """Empty the stores: an earlier scenario has filled them, and a run with nothing to do ends before any Ctrl-C."""
+        """Empty the stores: an earlier scenario has filled them, and a run with nothing to do ends before Ctrl-C."""
         for host in self.hosts.hosts:
             host.in_namespace("rm", "-rf", f"{host.store}/hub")
         self.hub.requests.clear()
