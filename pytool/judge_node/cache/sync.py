@@ -125,7 +125,7 @@ def sync(
 
     make_sources(sources, endpoint, token)  # wrong usage is told before anything is made
     if check:
-        return _preview(store, manifest, _recheck_only(store, manifest, work), not_mounted)
+        return _preview(store, manifest, _recheck_only(store, manifest, work), not_mounted, (sources, endpoint))
     before = _before(store, manifest)
     make_directory(store.own)
     with locked(store.lock, wait_seconds=lock_wait_seconds):
@@ -176,8 +176,13 @@ class _Fetching:
     on_progress: Callable[[dict[str, Any]], None]
 
 
-def _preview(store: Store, manifest: Manifest, work: Work, not_mounted: str | None) -> Result:
-    """Return what a run would do. It works before the disk is mounted: a plan of a fresh node lists everything."""
+def _preview(
+    store: Store, manifest: Manifest, work: Work, not_mounted: str | None, asked: tuple[tuple[str, ...], str | None]
+) -> Result:
+    """Return what a run would do. It works before the disk is mounted: a plan of a fresh node lists everything.
+
+    `asked`: the mirrors and the Hub's address.
+    """
     result = Result(command="cache sync", changed=bool(work), facts=_facts(store, manifest, work))
     lines = work.lines(manifest)
     result.state = "complete"
@@ -186,6 +191,14 @@ def _preview(store: Store, manifest: Manifest, work: Work, not_mounted: str | No
     result.message = f"would {', then '.join(lines)}" if lines else "nothing to do"
     if lines:
         result.before, result.after = _before(store, manifest), "".join(f"{line}\n" for line in lines)
+    if work.fetch:
+        from .sources import make_sources
+
+        names = [source.name for source in make_sources(*asked, None)]
+        result.facts["from"] = names
+        files = f"{len(work.fetch)} file{'s' if len(work.fetch) > 1 else ''}"
+        result.message = f"would fetch {files}, {format_size(work.fetch_bytes)}, from {', then '.join(names)}"
+        result.after = f"{result.message.removeprefix('would ')}:\n{result.after}"
     if not_mounted:
         result.facts["not_mounted"] = not_mounted
         result.message += f" (once the disk is mounted: {not_mounted} now)"

@@ -129,6 +129,7 @@ def test_check_mode_says_what_would_be_fetched_and_starts_no_process(node: Node)
     code, answer = node("start", "--check")
     assert (code, answer["state"], answer["changed"]) == (0, "absent", True)
     assert f"fetch {BIG} (3.0 MiB)" in answer["diff"]["after"]
+    assert answer["message"] == f"would fetch 2 files, 3.0 MiB, from {node.hub.url}"
     assert not node.runs.exists()
     assert not node.store.exists()
 
