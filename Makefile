@@ -12,6 +12,8 @@ LAB_PACKAGES := containerd runc containernetworking-plugins openssh-server opens
 VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs fdisk lz4 openssh-client iproute2 python3-venv
 # Whom bench-sync compares with, what sees which files are read, and the network of bench-fanout.
 BENCH_PACKAGES := curl aria2 strace iproute2
+# What the drills of faults-sync kill and fail a sync with, and make small filesystems with.
+DRILL_PACKAGES := strace xfsprogs e2fsprogs mount
 # Kubernetes binaries without a download, where an archive of them lies beside the checkout.
 ifneq ($(wildcard $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz),)
 export JUDGE_BOOTSTRAP_KUBE_ARCHIVE ?= $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz
@@ -21,8 +23,9 @@ export SCALE ?= small
 PYTEST := $(BIN)/python -m pytest
 MOLECULE_SCENARIOS := nvme nvme_vm model_cache vllm_k8s site
 # Every figure that exists so far (bench-cli P9, bench-fanout P10, bench-nvme P5 to P7, bench-sync P1 to P4,
-# faults-config R8, faults-input R12, faults-nvme R1 and R2, faults-run R9, faults-secrets R6).
-FIGURES := bench-cli bench-fanout bench-nvme bench-sync faults-config faults-input faults-nvme faults-run faults-secrets
+# faults-config R8, faults-input R12, faults-nvme R1 and R2, faults-run R9, faults-secrets R6, faults-sync R3 to R5).
+FIGURES := bench-cli bench-fanout bench-nvme bench-sync faults-config faults-input faults-nvme faults-run faults-secrets \
+	faults-sync
 
 .PHONY: help
 help: ## List the targets
@@ -44,12 +47,13 @@ $(BIN)/.installed: pyproject.toml constraints.txt hatch_build.py
 .PHONY: setup
 setup: $(BIN)/.installed .collections/.installed ## Make .venv with all tools, and fetch the two Ansible collections
 
-.PHONY: lab-packages vm-packages bench-packages
+.PHONY: lab-packages vm-packages bench-packages drill-packages
 lab-packages: PACKAGES := $(LAB_PACKAGES)
 vm-packages: PACKAGES := $(VM_PACKAGES)
 bench-packages: PACKAGES := $(BENCH_PACKAGES)
+drill-packages: PACKAGES := $(DRILL_PACKAGES)
 vm-packages: ## Install the Debian packages that virtual machines need (lab up --vm)
-lab-packages vm-packages bench-packages:
+lab-packages vm-packages bench-packages drill-packages:
 	@missing=$$(for package in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done | xargs); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "Found uid $$(id -u), wanted root to install these Debian packages: $$missing. Next: sudo apt-get install -y $$missing, then run make as root" >&2; exit 2; fi; \
@@ -89,7 +93,7 @@ test-contract: setup ## Packaging, import boundaries, docs, every playbook's syn
 	$(PYTEST) -q tests/contract
 test-integration: setup lab-packages vm-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
 	$(PYTEST) -q tests/integration
-test-faults: setup lab-packages vm-packages ## Broken configuration, cut connections, planted secrets, disks on virtual machines
+test-faults: setup lab-packages vm-packages drill-packages ## Broken configuration, cut connections, planted secrets, disks on virtual machines
 	$(PYTEST) -q tests/faults
 test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role, and one for the whole site
 
@@ -112,12 +116,13 @@ test: ## Set everything up and pass all tests (what CI runs)
 # --- figures (each prints one JSON line a figure and exits 1 when one falls short; SCALE=full for full size) -----------
 
 .PHONY: $(FIGURES)
-bench-cli bench-fanout bench-nvme bench-sync faults-config faults-input faults-nvme faults-run faults-secrets: setup
+$(FIGURES): setup
 	@$(BIN)/python benchmarks/$(subst -,_,$@).py
 
 # What they do to disks they do to loop devices, and faults-nvme to those of virtual machines, too.
 bench-nvme: lab-packages
 faults-nvme: lab-packages vm-packages
+faults-sync: vm-packages drill-packages
 bench-fanout bench-sync: bench-packages
 
 .PHONY: mutation-nvme

@@ -1,1 +1,1 @@
-"""Drills of the sync: kills, faulty sources, full and failing disks, power cuts; shared by tests/faults and benchmarks."""
+"""Drills of the sync: kills, faulty sources, full and failing disks, power cuts; for tests/faults and benchmarks."""

@@ -55,7 +55,8 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"seed {self.seed}: {self.kind}, {self.mode}: {self.answer}; {'; '.join(self.wrong) or 'as it should be'}"
+        wrong = "; ".join(self.wrong) or "as it should be"
+        return f"{self.kind}:{self.seed}, {self.mode}: {self.answer}; {wrong}"
 
 
 @functools.lru_cache(maxsize=4)
@@ -79,8 +80,8 @@ def plan_of(kind: str, seed: int, old: Model, new: Model) -> tuple[Plan, str]:
     mode = MODES[seed % len(MODES)]
     files = None
     if rng.random() < 0.5:
-        files = frozenset(rng.sample(sorted(set(new.files) - {p for p in new.files if new.files[p] in old.files.values()}),
-                                     rng.randint(1, 3)))  # fmt: skip
+        fetched = sorted(path for path, data in new.files.items() if data != old.files.get(path))
+        files = frozenset(rng.sample(fetched, rng.randint(1, 3)))
     times = {ONCE: 1, SEVERAL: rng.randint(2, 4), ALWAYS: None, MIRROR: None}[mode]
     places = frozenset({"mirror"}) if mode == MIRROR else frozenset({"hub", "blobs"})
     skip = rng.randrange(6) if files is None and mode != ALWAYS else 0

@@ -44,7 +44,7 @@ class Outcome:
 
 
 class Kills:
-    """A folder with a store that has the old commit, a Hub, and what a sync of the new one does when nobody kills it."""
+    """A store that has the old commit, a Hub, and what a sync of the new one does when nobody kills it."""
 
     def __init__(self, folder: Path, seed: int, site: Site, old: Model, new: Model) -> None:
         self.folder, self.seed, self.site, self.old, self.new = folder, seed, site, old, new

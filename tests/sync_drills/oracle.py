@@ -28,32 +28,34 @@ def listing(root: str) -> dict[str, Any]:
     """
     files: dict[str, Any] = {}
     folders = []
+    read: dict[tuple[int, int], list[Any]] = {}  # a file is read once, under however many names
     for parent, names, others in os.walk(root):
-        names.sort()
-        for name in names + others:
-            path = os.path.join(parent, name)
-            shown = os.path.relpath(path, root)
-            if os.path.isdir(path) and not os.path.islink(path):
+        for name in sorted(names + others):
+            path = Path(parent) / name
+            shown = path.relative_to(root).as_posix()
+            if path.is_dir() and not path.is_symlink():
                 folders.append(shown)
                 continue
-            files[shown] = _read(path) + ([os.readlink(path)] if os.path.islink(path) else [])
+            files[shown] = [*_read(path, read), *([str(path.readlink())] if path.is_symlink() else [])]
             if "/refs/" in shown and files[shown][0] < 1000:
-                with open(path, errors="replace") as file:
-                    files[shown].append(file.read())
+                files[shown].append(path.read_text(errors="replace"))
     return {"files": files, "folders": folders}
 
 
-def _read(path: str) -> list[Any]:
+def _read(path: Path, read: dict[tuple[int, int], list[Any]]) -> list[Any]:
     found = hashlib.sha256()
     size = 0
     try:
-        with open(path, "rb", buffering=0) as file:
-            while True:
+        with path.open("rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            key = status.st_dev, status.st_ino
+            while key not in read:
                 data = file.read(1 << 20)
-                if not data:
-                    return [size, found.hexdigest()]
                 found.update(data)
                 size += len(data)
+                if not data:
+                    read[key] = [size, found.hexdigest()]
+            return read[key]
     except OSError as error:
         return [-1, error.strerror]
 
@@ -114,33 +116,32 @@ def complete(found: dict[str, Any], model: Any, revision: str | None = None) -> 
 
 def orphans(found: dict[str, Any], own: str) -> list[str]:
     """Return what no snapshot needs and no document names; `own` is the folder of the store's own files in it."""
-    linked = set()
+    linked: set[str] = set()
     commits = set()
     for path, content in found["files"].items():
-        parts = path.split("/")
-        if len(parts) > 3 and parts[1] == "snapshots":
-            commits.add((parts[0], parts[2]))
-            if isinstance(content[-1], str) and len(content) > 2:
-                linked.add(os.path.normpath(os.path.join(os.path.dirname(path), content[2])))
-    left = []
-    for path in found["files"]:
-        parts = path.split("/")
-        hidden = any(part.startswith(".") for part in parts[1:])
-        if path.startswith("models--") and not hidden:
-            if parts[1] == "snapshots" or (parts[1] == "blobs" and path in linked) or parts[1] == "refs":
-                continue
-        elif path == f"{own}/lock" or re.fullmatch(f"{re.escape(own)}/unchanged/[0-9a-f]{{8}}", path):
-            continue
-        elif any(path.startswith(f"{own}/{name}/models--") for name in _STATE) and not parts[-1].startswith("."):
-            continue
-        elif any(path.startswith(f"{own}/{name}/models--") for name in _VOUCHES):
-            if not parts[-1].startswith(".") and (parts[-2], parts[-1].removesuffix(".json")) in commits:
-                continue
-        left.append(path)
-    left += [
-        f"{path}/" for path in found["folders"] if path.startswith((f"{own}/staging/", f"{own}/partial/"))
-    ]
+        matched = re.fullmatch(r"(models--[^/]+)/snapshots/([^/]+)/.+", path)
+        if matched:
+            commits.add((matched[1], matched[2]))
+            if len(content) > 2:
+                linked.add(os.path.normpath(Path(path).parent / content[2]))
+    left = [path for path in found["files"] if path not in linked and not _belongs(path, own, commits)]
+    left += [f"{path}/" for path in found["folders"] if path.startswith((f"{own}/staging/", f"{own}/partial/"))]
     return sorted(left)
+
+
+def _belongs(path: str, own: str, commits: set[tuple[str, str]]) -> bool:
+    """Say whether a file that no snapshot links to has its place."""
+    name = path.rpartition("/")[2]
+    if name.startswith("."):  # a temporary name
+        return False
+    if path.startswith("models--"):
+        return path.split("/")[1] in ("snapshots", "refs")
+    if path == f"{own}/lock" or re.fullmatch(f"{re.escape(own)}/unchanged/[0-9a-f]{{8}}", path):
+        return True
+    matched = re.fullmatch(rf"{re.escape(own)}/(\w+)/(models--[^/]+)/.+", path)
+    if matched and matched[1] in _VOUCHES:
+        return (matched[2], name.removesuffix(".json")) in commits
+    return bool(matched) and matched[1] in _STATE
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from typing import Any
 
 CHILD = Path(__file__).with_name("child.py")
 # `?`: not every architecture has it.
-CALLS = ("pwrite64", "write", "fsync", "fdatasync", "?rename", "?renameat", "?renameat2", "?mkdir", "?mkdirat", "?symlink",
-         "?symlinkat", "?unlink", "unlinkat", "fallocate", "ftruncate", "fchmod", "openat")  # fmt: skip
+CALLS = ("pwrite64", "write", "fsync", "fdatasync", "?rename", "?renameat", "?renameat2", "?mkdir", "?mkdirat",
+         "?symlink", "?symlinkat", "?unlink", "unlinkat", "fallocate", "ftruncate", "fchmod", "openat")  # fmt: skip
 _READS = ("read", "pread64")
 _LINE = re.compile(r"(?P<thread>\d+) +(?P<call>\w+)\((?P<rest>.*)")
 _COMMAND_SECONDS = 120
@@ -30,7 +30,8 @@ def can_trace() -> bool:
     """Tell whether strace is here and may trace."""
     if shutil.which("strace") is None:
         return False
-    return subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], capture_output=True, check=False).returncode == 0
+    tried = subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], capture_output=True, check=False)
+    return tried.returncode == 0
 
 
 @dataclass(frozen=True)
