@@ -56,7 +56,7 @@ def run(app: AppContext, /, playbooks: tuple[str, ...], **options: Any) -> int:
     \b
     Examples:
       judge-bootstrap --env prod run nvme --limit i-0abc      mount one node's disk
-      judge-bootstrap --env prod run model_cache -e model=org/name --limit i-0abc
+      judge-bootstrap --env prod run model_cache -e model.id=org/name --limit i-0abc
       judge-bootstrap --env prod run verify                   is everything as it should be?
       judge-bootstrap --env prod run vllm_k8s --check --diff  what would it change?
 
