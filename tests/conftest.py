@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -22,3 +22,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} would skip, which CI does not allow: {reason}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def environment_is_given_back() -> Iterator[None]:
+    """Undo what a test, or a command that it ran in this process, did to the environment."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
