@@ -300,12 +300,13 @@ def content(tmp_path: Path) -> Path:
 
 
 def play(
-    content: Path, task: dict[str, Any], *options: str, pipelining: bool = True
+    content: Path, task: dict[str, Any], *options: str, pipelining: bool = True,
+    tasks: list[dict[str, Any]] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run one task on this machine as a host, through ansible-playbook."""
+    """Run one task (or other `tasks`) on this machine as a host, through ansible-playbook."""
     playbook = [{"hosts": "all", "gather_facts": False, "roles": ["judge_node"],
-                 "tasks": [{"name": "Ask", "judge_node": task, "register": "asked"},
-                           {"name": "Show", "ansible.builtin.debug": {"msg": "told={{ asked | to_json }}"}}]}]
+                 "tasks": tasks or [{"name": "Ask", "judge_node": task, "register": "asked"},
+                                    {"name": "Show", "ansible.builtin.debug": {"msg": "told={{ asked | to_json }}"}}]}]
     (content / "play.yml").write_text(yaml.safe_dump(playbook))
     (content / "ansible.cfg").touch()
     return subprocess.run(
@@ -377,3 +378,29 @@ def test_a_start_waits_for_no_end(content: Path, monkeypatch: pytest.MonkeyPatch
                           "good_states": ["complete", "running"]}, "--check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (content / "calls").read_text().splitlines() == ["cache start --wait=0"]
+
+
+def sync_role(content: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> subprocess.CompletedProcess[str]:
+    """Run what the role model_cache does on a host, against a stand-in for the program."""
+    shutil.copytree(ROOT / "roles/model_cache", content / "roles/model_cache")
+    with zipfile.ZipFile(content / "judge-node.pyz", "w") as archive:
+        archive.writestr("judge_node/__init__.py", "")
+        archive.writestr("judge_node/__main__.py", program)
+    monkeypatch.setenv("HOME", str(content))
+    tasks = [{"name": "Sync", "ansible.builtin.include_role": {"name": "model_cache", "tasks_from": "sync"}}]
+    return play(content, {"command": "status"}, "-vvv", "--check", "-e", json.dumps(
+        {"ansible_become": False, "model_cache_manifest": {"repo_id": "a/b"}}), tasks=tasks)
+
+
+def test_a_complete_model_costs_a_host_one_remote_call(content: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = f"def main():\n    print({json.dumps(COMPLETE)!r})\n    return 0\n"
+    done = sync_role(content, program, monkeypatch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" EXEC ") == 1
+
+
+def test_a_model_that_is_fetched_is_waited_for(content: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = sync_role(content, SLOW_STAND_IN, monkeypatch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (content / "calls").read_text().splitlines() == [
+        "cache start --wait=0", "cache follow --wait=2", "cache follow --wait=3", "cache follow --wait=4.5"]
