@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from judge_node.cache import fetch
+from judge_node.cache import partial
 from judge_node.cache.failures import Retry
 from judge_node.cache.manifest import parse
 from judge_node.cache.store import OWN_FOLDER
@@ -66,12 +66,12 @@ def _models(seed: int) -> tuple[Model, Model]:
 
 @contextlib.contextmanager
 def _small_chunks() -> Iterator[None]:
-    before = fetch.CHUNK_BYTES
-    fetch.CHUNK_BYTES = _CHUNK_BYTES
+    before = partial.CHUNK_BYTES
+    partial.CHUNK_BYTES = _CHUNK_BYTES
     try:
         yield
     finally:
-        fetch.CHUNK_BYTES = before
+        partial.CHUNK_BYTES = before
 
 
 def plan_of(kind: str, seed: int, old: Model, new: Model) -> tuple[Plan, str]:

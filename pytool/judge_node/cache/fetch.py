@@ -12,22 +12,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..disks.facts import format_size
 from ..files import fsync_directory
 from ..result import NodeError
-from . import journal
+from . import journal, partial
 from .failures import Retry, Stopped, Transient, of_os_error
 from .hashing import READ_BYTES, Hasher
 from .http import Connections
 from .manifest import File, Manifest
+from .meter import Limiter, Spent, limited_by
+from .partial import Partial, journal_path
 from .sources import Body, Source
 from .store import Store
 
-CHUNK_BYTES = 16 << 20  # one request; smaller ones cost round trips, larger ones memory
-_PIECE_BYTES = 1 << 20  # also the most that a kill -9 loses of each connection
 # So many pieces may wait in memory for the hash; beyond it, the hash reads the file, whose bytes are in memory too.
 _POOL_PIECES = 96
 _SAVE_BYTES = 256 << 20  # so much may be lost by a power cut
@@ -43,128 +42,6 @@ class Totals:
     resumed_bytes: int = 0
     sources: dict[str, int] = field(default_factory=dict)
     limited_by: str | None = None
-
-
-class _Limiter:
-    """Lets so many bytes a second pass, over all connections."""
-
-    def __init__(self, bytes_per_second: int) -> None:
-        self.rate = bytes_per_second
-        self._mutex = threading.Lock()
-        self._free_at = time.monotonic()
-
-    def take(self, count: int, retry: Retry) -> float:
-        """Wait until `count` bytes may have come; return the seconds waited."""
-        with self._mutex:
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now) + count / self.rate
-            seconds = self._free_at - now - 0.2  # a burst of so many seconds
-        if seconds > 0:
-            retry.wait(seconds)
-        return max(0.0, seconds)
-
-
-@dataclass
-class _Spent:
-    """The seconds that one thread spent on each thing."""
-
-    network: float = 0.0
-    disk: float = 0.0
-    hash: float = 0.0
-    limit: float = 0.0
-
-
-class _File:
-    """One file on its way; the lock of its _Fetch guards it."""
-
-    def __init__(self, file: File, blob: Path, partial: Path) -> None:
-        self.file, self.blob, self.partial = file, blob, partial
-        self.fd = -1
-        self.log: journal.Journal | None = None
-        self.written = journal.Ranges()
-        self.queue: deque[tuple[int, int]] = deque()
-        # Written, and still in memory for the hash: where it starts -> (buffer, bytes in it).
-        self.pieces: dict[int, tuple[memoryview, int]] = {}
-        self.in_flight = 0
-        self.source = 0
-        self.refused: list[NodeError] = []
-        # Its bytes are not all of one attempt from one source.
-        self.mixed = False
-        # Its source knows no ranges: one connection brings all of it.
-        self.streamed = False
-        self.failure: BaseException | None = None
-        self.unsaved_bytes = 0
-
-    def open(self, boot: str) -> int:
-        """Open the partial file and queue what is missing; return the bytes that an earlier process left."""
-        self.fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        size = self.file.size
-        if size > _PIECE_BYTES:
-            path = journal_path(self.partial)
-            if os.fstat(self.fd).st_size != size:
-                path.unlink(missing_ok=True)
-            self.log = journal.Journal(path, size, boot)
-            self.written = self.log.ranges
-        os.ftruncate(self.fd, size)
-        self.mixed = self.written.total > 0
-        self.queue.extend(self.written.missing(size))
-        return self.written.total
-
-    def forget(self) -> None:
-        """Start over from the first byte. No connection may be at work on it."""
-        self.written = journal.Ranges()
-        if self.log is not None:
-            self.log.forget()
-        self.mixed = self.streamed = False
-        self.queue.clear()
-        self.queue.append((0, self.file.size))
-
-    def next_range(self) -> tuple[int, int] | None:
-        """Take the next range to ask for."""
-        if not self.queue or self.failure is not None or (self.streamed and self.in_flight):
-            return None
-        if self.streamed:
-            start, end = min(self.queue)[0], self.file.size
-            self.queue.clear()
-        else:
-            start, end = self.queue.popleft()
-            if end - start > CHUNK_BYTES:
-                self.queue.appendleft((start + CHUNK_BYTES, end))
-                end = start + CHUNK_BYTES
-        self.in_flight += 1
-        return start, end
-
-    def give_back(self, start: int, end: int) -> None:
-        """Queue again what was not brought of a range."""
-        self.in_flight -= 1
-        if self.streamed and not self.in_flight:
-            self.queue.clear()
-            self.queue.extend(self.written.missing(self.file.size))
-        elif start < end:
-            self.queue.appendleft((start, end))
-
-    def close(self) -> None:
-        """Close what is open."""
-        if self.log is not None:
-            self.log.close()
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.log, self.fd = None, -1
-
-
-def journal_path(partial: Path) -> Path:
-    """Return where the journal of a partial file is."""
-    return partial.with_name(partial.name + ".journal")
-
-
-def kept_bytes(partial: Path, file: File, boot: str) -> int:
-    """Return how many bytes of a file an earlier run left, by its journal."""
-    try:
-        if file.size <= _PIECE_BYTES or partial.lstat().st_size != file.size:
-            return 0
-    except OSError:
-        return 0
-    return journal.read(journal_path(partial), file.size, boot).total
 
 
 class _Streamed(Exception):
@@ -188,27 +65,27 @@ class Fetch:
     ) -> None:
         self._store, self._manifest, self._sources, self._retry = store, manifest, sources, retry
         self._most_connections, self._report, self._on_progress = connections, report, on_progress
-        self._limiter = _Limiter(limit_rate) if limit_rate else None
+        self._limiter = Limiter(limit_rate) if limit_rate else None
         self._boot = journal.boot_id()
         self._changed = threading.Condition()
         self._ends = threading.Condition()
         self._living: list[str] = []
         self._waiting: deque[File] = deque()
-        self._active: list[_File] = []
+        self._active: list[Partial] = []
         self._dead: set[int] = set()
         self._pool: deque[memoryview] = deque()
         self._made_pieces = 0
         self._failure: BaseException | None = None
         self._ended = False
         self._totals = Totals()
-        self._spent: list[_Spent] = []
+        self._spent: list[Spent] = []
         self._connections: list[Connections] = []
         self._done_files = self._done_bytes = 0
 
     def run(self, files: Sequence[File]) -> Totals:
         """Fetch all. Raises the first failure; what is there of the other files stays for the next run."""
         self._waiting.extend(sorted(files, key=lambda file: file.size, reverse=True))
-        requests = sum(1 + file.size // CHUNK_BYTES for file in files)
+        requests = sum(1 + file.size // partial.CHUNK_BYTES for file in files)
         for _ in range(min(_KEEPERS, len(files))):
             self._start("keeper", self._keep_files)
         for _ in range(min(self._most_connections, requests)):
@@ -231,8 +108,8 @@ class Fetch:
             raise self._failure
         return self._totals
 
-    def _start(self, kind: str, work: Callable[[_Spent], None]) -> None:
-        spent = _Spent()
+    def _start(self, kind: str, work: Callable[[Spent], None]) -> None:
+        spent = Spent()
         self._spent.append(spent)
         self._living.append(kind)
 
@@ -274,14 +151,13 @@ class Fetch:
 
     # The keepers: each takes one file after the other.
 
-    def _keep_files(self, spent: _Spent) -> None:
+    def _keep_files(self, spent: Spent) -> None:
         while True:
             with self._changed:
                 if not self._waiting or self._failure is not None or self._retry.stop.is_set():
                     return
                 file = self._waiting.popleft()
-                partial = self._store.partial / file.blob
-                kept = _File(file, self._store.blob(self._manifest, file), partial)
+                kept = Partial(file, self._store.blob(self._manifest, file), self._store.partial / file.blob)
                 self._totals.resumed_bytes += kept.open(self._boot)
                 kept.source = next((i for i in range(len(self._sources)) if i not in self._dead), 0)
                 self._active.append(kept)
@@ -296,7 +172,7 @@ class Fetch:
                     kept.close()
             self._report(f"{file.path}: {format_size(file.size)} verified")
 
-    def _keep(self, kept: _File, spent: _Spent) -> None:
+    def _keep(self, kept: Partial, spent: Spent) -> None:
         """Hash a file while it comes, and make it durable under its name."""
         again = False
         while not self._hash(kept, spent):
@@ -332,7 +208,7 @@ class Fetch:
             self._done_files += 1
             self._done_bytes += kept.file.size
 
-    def _hash(self, kept: _File, spent: _Spent) -> bool:
+    def _hash(self, kept: Partial, spent: Spent) -> bool:
         hasher, position, size = Hasher(kept.file), 0, kept.file.size
         while position < size:
             with self._changed:
@@ -352,7 +228,7 @@ class Fetch:
             spent.hash += time.monotonic() - started
         return hasher.agrees()
 
-    def _await(self, kept: _File, position: int) -> tuple[tuple[memoryview, int] | None, int]:
+    def _await(self, kept: Partial, position: int) -> tuple[tuple[memoryview, int] | None, int]:
         """Wait for the bytes at `position`: in memory, or in the file up to the end that is returned."""
         while True:
             if self._retry.stop.is_set():
@@ -369,11 +245,11 @@ class Fetch:
 
     # The connections: each takes one range after the other, of any file.
 
-    def _connect(self, spent: _Spent) -> None:
+    def _connect(self, spent: Spent) -> None:
         connections = Connections(self._retry.timeout_seconds)
         with self._changed:
             self._connections.append(connections)
-        own = memoryview(bytearray(_PIECE_BYTES))
+        own = memoryview(bytearray(partial.PIECE_BYTES))
         try:
             while True:
                 with self._changed:
@@ -390,7 +266,7 @@ class Fetch:
         finally:
             connections.close()
 
-    def _next_job(self) -> tuple[_File, int, int] | None:
+    def _next_job(self) -> tuple[Partial, int, int] | None:
         while not self._ended and not self._retry.stop.is_set():
             # The file with the fewest connections first: small ones do not wait behind a big one.
             for kept in sorted(self._active, key=lambda kept: kept.in_flight):
@@ -400,7 +276,7 @@ class Fetch:
             self._changed.wait(_TICK_SECONDS)
         return None
 
-    def _bring(self, job: _Range, connections: Connections, spent: _Spent) -> None:
+    def _bring(self, job: _Range, connections: Connections, spent: Spent) -> None:
         """Bring a range, from whichever source has it."""
         failures, kept = 0, job.kept
         try:
@@ -434,7 +310,7 @@ class Fetch:
                 kept.give_back(job.position, job.end)
                 self._changed.notify_all()
 
-    def _refuse(self, kept: _File, index: int, error: NodeError, *, dead: bool) -> None:
+    def _refuse(self, kept: Partial, index: int, error: NodeError, *, dead: bool) -> None:
         """Go on with the next source. Raises NodeError when there is none."""
         with self._changed:
             if dead:
@@ -446,7 +322,7 @@ class Fetch:
                 raise _all_refused(kept.refused)
             kept.source, kept.mixed = index + 1, True
 
-    def _read(self, job: _Range, source: Source, connections: Connections, spent: _Spent) -> None:
+    def _read(self, job: _Range, source: Source, connections: Connections, spent: Spent) -> None:
         started = time.monotonic()
         body = source.open(connections, self._manifest, job.kept.file, job.position, job.end)
         spent.network += time.monotonic() - started
@@ -461,12 +337,12 @@ class Fetch:
         finally:
             body.close(whole=job.position == body.end)
 
-    def _receive(self, job: _Range, body: Body, name: str, spent: _Spent) -> None:
+    def _receive(self, job: _Range, body: Body, name: str, spent: Spent) -> None:
         """Take the body in pieces. A piece that is not full when the source fails is kept, too."""
         position, watch, came = body.start, time.monotonic(), 0
         while position < body.end:
             buffer = self._buffer(job.own)
-            room = min(_PIECE_BYTES, body.end - position)
+            room = min(partial.PIECE_BYTES, body.end - position)
             filled = 0
             try:
                 while filled < room:
@@ -508,9 +384,9 @@ class Fetch:
             if self._made_pieces >= _POOL_PIECES:
                 return own
             self._made_pieces += 1
-            return memoryview(bytearray(_PIECE_BYTES))
+            return memoryview(bytearray(partial.PIECE_BYTES))
 
-    def _write(self, job: _Range, buffer: memoryview, start: int, count: int, spent: _Spent) -> None:
+    def _write(self, job: _Range, buffer: memoryview, start: int, count: int, spent: Spent) -> None:
         started, kept = time.monotonic(), job.kept
         with self._changed:
             wanted = [(max(a, start), b) for a, b in kept.written.missing(start + count) if b > start]
@@ -536,7 +412,7 @@ class Fetch:
 
     # Beside them: what is durable, and how far it is.
 
-    def _save(self, spent: _Spent) -> None:
+    def _save(self, spent: Spent) -> None:
         """Make what has come durable now and then, so that a power cut costs little."""
         while True:
             with self._changed:
@@ -561,7 +437,7 @@ class Fetch:
     def _watch(self, files: Sequence[File]) -> None:
         """Wait for the keepers, and tell how far they are."""
         started, total = time.monotonic(), sum(file.size for file in files)
-        before_bytes, before_time, before = 0, started, _Spent()
+        before_bytes, before_time, before = 0, started, Spent()
         limits: dict[str | None, float] = {}
         ended = False
         while not ended:
@@ -572,8 +448,8 @@ class Fetch:
                 done = self._done_bytes + sum(kept.written.total for kept in self._active)
                 names = [self._sources[kept.source].name for kept in self._active]
                 waiting_hash = sum(len(kept.pieces) for kept in self._active) >= _POOL_PIECES // 2
-            spent = _Spent(*(sum(values) for values in zip(*(vars(s).values() for s in self._spent))))
-            by = _limit(before, spent, waiting_hash=waiting_hash)
+            spent = Spent(*(sum(values) for values in zip(*(vars(s).values() for s in self._spent))))
+            by = limited_by(before, spent, waiting_hash=waiting_hash)
             limits[by] = limits.get(by, 0.0) + now - before_time
             speed = (fetched - before_bytes) / max(now - before_time, 0.001)
             left = total - done
@@ -598,20 +474,8 @@ class Fetch:
 class _Range:
     """A range that a connection is bringing; `position` is how far it is, `own` the connection's buffer."""
 
-    def __init__(self, kept: _File, start: int, end: int, own: memoryview) -> None:
+    def __init__(self, kept: Partial, start: int, end: int, own: memoryview) -> None:
         self.kept, self.position, self.end, self.own = kept, start, end, own
-
-
-def _limit(before: _Spent, now: _Spent, *, waiting_hash: bool) -> str | None:
-    """Return what the time since `before` was spent waiting for."""
-    network, disk, limit = now.network - before.network, now.disk - before.disk, now.limit - before.limit
-    if limit > max(network, disk):
-        return "rate limit"
-    if waiting_hash and now.hash - before.hash > disk:
-        return "hash"
-    if max(network, disk) <= 0:
-        return None
-    return "disk" if disk > network else "network"
 
 
 def _hopeless(problem: Transient, failures: int, waits: str) -> NodeError:

@@ -78,8 +78,8 @@ def _kept_bytes(store: Store, file: File) -> int:
     partial = store.partial / file.blob
     if not partial.exists():
         return 0
-    from .fetch import kept_bytes
     from .journal import boot_id
+    from .partial import kept_bytes
 
     return kept_bytes(partial, file, boot_id())
 
@@ -301,7 +301,7 @@ def _reserve(store: Store, work: Work) -> None:
 
     Raises NodeError SPACE_SHORT when it is not there; then nothing of what this call took is left.
     """
-    from .fetch import journal_path
+    from .partial import journal_path
 
     taken: list[Path] = []
     for file in work.fetch:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_node.cache import fetch
+from judge_node.cache import fetch, partial
 from judge_node.cache.failures import Retry
 from judge_node.cache.manifest import parse
 from judge_node.cache.sync import sync
@@ -33,8 +33,8 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "CHUNK_BYTES", 128 * KIB)
-    monkeypatch.setattr(fetch, "_PIECE_BYTES", 16 * KIB)
+    monkeypatch.setattr(partial, "CHUNK_BYTES", 128 * KIB)
+    monkeypatch.setattr(partial, "PIECE_BYTES", 16 * KIB)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ import judge_node
 import pytest
 from judge_node.__main__ import main
 from judge_node.bundle import build_pyz
-from judge_node.cache.fetch import journal_path
 from judge_node.cache.journal import boot_id, read
+from judge_node.cache.partial import journal_path
 from judge_node.reasons import REASONS, as_markdown
 from judge_node.result import NodeError
 from unit.node.fake_hub import COMMIT, REPO, FakeHub, Fault, manifest_of, serve

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_node.cache import fetch as fetch_module
+from judge_node.cache import partial as partial_module
 from judge_node.cache import sync as sync_module
 from judge_node.cache.failures import Retry
 from judge_node.cache.manifest import Manifest, parse
@@ -287,7 +287,7 @@ def test_full_disk_is_typed_and_what_was_fetched_is_kept(
         return real(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", full)
-    monkeypatch.setattr(fetch_module, "CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(partial_module, "CHUNK_BYTES", 1 << 20)
     only = manifest({WEIGHTS: FILES[WEIGHTS]})
     with pytest.raises(NodeError, match="the disk is full") as caught:
         run_sync(hub, store, only, connections=1)
