@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -86,9 +85,8 @@ class Drill:
 
     def sync_of(self, host: Host) -> int | None:
         """Return the process of the host's sync, running or not; None before the first."""
-        for about in _jobs():
-            if about["store"] == f"{host.store}/hub":
-                return int(about["pid"])
+        for path in host.path(RUNS).glob("*/job.json"):
+            return int(json.loads(path.read_text())["pid"])
         return None
 
     def downloads(self) -> int:
@@ -120,13 +118,6 @@ class Drill:
     def folders_left(self) -> set[Path]:
         """Return this drill's private directories that are still there."""
         return {folder for folder in self.folders if folder.exists()}
-
-
-def _jobs() -> Iterator[dict[str, Any]]:
-    """Yield what the syncs of this machine's hosts were started with: they all have its /run."""
-    for path in RUNS.glob("*/job.json"):
-        with contextlib.suppress(OSError, ValueError):
-            yield json.loads(path.read_text())
 
 
 def private_directories_of(pid: int) -> set[Path]:
@@ -199,6 +190,3 @@ def drill(root: Path, count: int) -> Iterator[Drill]:
             yield made
         finally:
             made.end()
-            for path in list(RUNS.glob("*/job.json")):
-                if json.loads(path.read_text())["store"].startswith(f"{root}/"):
-                    shutil.rmtree(path.parent)

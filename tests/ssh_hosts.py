@@ -1,6 +1,7 @@
 """Hosts for fault drills: real sshd on loopback ports, each in its own mount namespace, with a store that is a mount.
 
-Nothing of the machine is changed: /usr/local/lib and /usr/local/bin are empty tmpfs inside a host. Needs root.
+Nothing of the machine is changed: /usr/local/lib, /usr/local/bin and /run/judge-bootstrap are empty tmpfs inside a
+host. Needs root.
 """
 
 from __future__ import annotations
@@ -115,6 +116,10 @@ class Host:
         """Run a command in the host's namespaces and return its output, past ssh."""
         return subprocess.run([*self.enter(), *command], check=True, capture_output=True, text=True).stdout
 
+    def path(self, inside: Path) -> Path:
+        """Return where a path of the host is for this process."""
+        return Path(f"/proc/{self.holder.pid}/root") / inside.relative_to("/")
+
     def enter(self) -> list[str]:
         """Return the words that run a command in the host's namespaces."""
         return ["nsenter", "--mount", "--target", str(self.holder.pid)]
@@ -179,6 +184,7 @@ def _host(root: Path, name: str) -> Host:
         f"SetEnv HOME={folder} {MARK}={mark}", ""]))
     # Without /run/systemd a host has no systemd, and no timer of it becomes one of this machine.
     script = ("{ [ ! -d /run/systemd ] || mount -t tmpfs tmpfs /run/systemd; } && "
+              "mkdir -p /run/judge-bootstrap && mount -t tmpfs tmpfs /run/judge-bootstrap && "
               "mount -t tmpfs tmpfs /usr/local/lib && mount -t tmpfs tmpfs /usr/local/bin && "
               f"mount -t tmpfs tmpfs {store} && echo ready && exec sleep infinity")
     holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
