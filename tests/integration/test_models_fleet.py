@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,3 +181,16 @@ def test_a_second_rm_finds_nothing_and_does_not_fail(story: Story) -> None:
 def test_rm_removes_the_model_from_every_host(story: Story) -> None:
     for models in models_of(story.answers["list at the end"][1]).values():
         assert [model["commit"] for model in models] == [story.refs["list"][0]]
+
+
+def test_a_run_with_a_lock_file_asks_no_hub_what_the_revision_means(tmp_path: Path) -> None:
+    with drill(tmp_path, 1) as made:
+        code, locked = made.run("models", "lock", "--out", str(made.hosts.inventory / "drill.model.json"))
+        assert code == 0, locked
+        # A later commit: the branch has moved, and the lock file still says what it meant.
+        new_weights(made)
+        # Beside the environment's folder, as a relative name is meant.
+        code, answer = made.run("run", "model_cache", "--check", "-e", "model_cache_lock_file=drill.model.json")
+        assert code == 0, answer
+        assert [request.path for request in made.hub.requests] == []
+        assert locked["commit"][:12] in str(answer["changes"]) + str(answer["hosts"])
