@@ -36,7 +36,9 @@ def _started(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat.rpartition(")")[2].split()  # the command's name before may hold blanks and brackets
-    return None if fields[0] in "ZX" else int(fields[19])
+    # A program's first thread is a zombie before its others have ended, which still hold its files and their locks.
+    gone = fields[0] in "ZX" and int(fields[17]) <= 1
+    return None if gone else int(fields[19])
 
 
 def boot_id() -> str:

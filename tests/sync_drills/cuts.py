@@ -106,6 +106,8 @@ class Cuts:
         self._begin(f"{mounted}/hub", due)
         time.sleep(delay)
         if what == POWER:
+            # What it has said to be complete must be so after the cut, too.
+            outcome.state = "complete" if due == size and '"ok": true' in self._said() else "cut"
             self.machine.kill()
             self._hang_up()
             self.machine.start()
@@ -113,7 +115,6 @@ class Cuts:
             self.machine.run("systemctl is-system-running --wait >/dev/null 2>&1", timeout=COMMAND_SECONDS, check=False)
             self.node.sh(f"wait_for 'mountpoint -q {mounted}'")
             self.node.sh(_MAP.format(mapped=MAPPED) + f"mount /dev/mapper/drill {MAPPED}")
-            outcome.state = "cut"
         else:
             self.node.sh(_BREAK)
             outcome.state = self._ended()
@@ -147,19 +148,21 @@ class Cuts:
         deadline = time.monotonic() + COMMAND_SECONDS
         while not reached.wait(0.2):
             if time.monotonic() > deadline or self.machine.run("test -s /run/sync.json", check=False).returncode == 0:
-                said = self.machine.run("cat /run/sync.json", check=False).stdout
-                raise LabError(f"the sync ended before it was cut: {said[-400:]}")
+                raise LabError(f"the sync ended before it was cut: {self._said()[-400:]}")
         self.site.on_sent = lambda total: None
 
     def _ended(self) -> str:
         """Wait for the end of the sync; return complete or the reason code."""
         self.node.sh(f"wait_for '! systemctl is-active -q {_UNIT}'")
-        said = self.machine.run("cat /run/sync.json", check=False).stdout
+        said = self._said()
         try:
             answer = json.loads(said)
         except ValueError:
             return f"no answer: {said[-200:]}"
         return str(answer["reason"] or answer["state"])
+
+    def _said(self) -> str:
+        return self.machine.run("cat /run/sync.json", check=False).stdout
 
     def _command(self, name: str, store: str) -> str:
         return f"judge-node cache sync /opt/{name}.json --store {store} --endpoint {self.site.hub} --json"

@@ -20,7 +20,7 @@ def check_contents(store: Store, manifest: Manifest) -> None:
 
     To be called when the blobs are verified and before the snapshot appears.
     """
-    found = content_problems(store, manifest)
+    found = content_problems(store, manifest, raise_unreadable=True)
     if found:
         raise NodeError(
             found[0].text,
@@ -29,8 +29,11 @@ def check_contents(store: Store, manifest: Manifest) -> None:
         )
 
 
-def content_problems(store: Store, manifest: Manifest) -> list[Problem]:
-    """Return what is wrong with the weight files' headers and indexes. Reads those, and no weights."""
+def content_problems(store: Store, manifest: Manifest, *, raise_unreadable: bool = False) -> list[Problem]:
+    """Return what is wrong with the weight files' headers and indexes. Reads those, and no weights.
+
+    A file that cannot be read is a problem, or raises OSError: right after its bytes were verified it is the disk's.
+    """
     found: list[Problem] = []
     tensors: dict[str, frozenset[str]] = {}
     for file in manifest.files:
@@ -40,13 +43,23 @@ def content_problems(store: Store, manifest: Manifest) -> list[Problem]:
             except HeaderWrong as error:
                 found.append(Problem("INTEGRITY_MISMATCH", f"{file.path} is no weight file: {error}", file.path))
             except OSError as error:
-                text = f"{file.path} cannot be read: {error.strerror}"
-                found.append(Problem("INTEGRITY_MISMATCH", text, file.path))
+                if raise_unreadable:
+                    raise
+                found.append(_unreadable(file, error))
     paths = {file.path for file in manifest.files}
     for file in manifest.files:
         if file.path.endswith(_INDEX_SUFFIX):
-            found += _index_problems(store.blob(manifest, file), file, paths, tensors)
+            try:
+                found += _index_problems(store.blob(manifest, file), file, paths, tensors)
+            except OSError as error:
+                if raise_unreadable:
+                    raise
+                found.append(_unreadable(file, error))
     return found
+
+
+def _unreadable(file: File, error: OSError) -> Problem:
+    return Problem("INTEGRITY_MISMATCH", f"{file.path} cannot be read: {error.strerror}", file.path)
 
 
 def _index_problems(path: Path, file: File, paths: set[str], tensors: dict[str, frozenset[str]]) -> list[Problem]:
@@ -79,7 +92,7 @@ def _weight_map(path: Path, file: File) -> dict[str, str] | None:
     """Return {tensor: shard} of an index, or None when it is none."""
     try:
         found = json.loads(path.read_bytes()) if file.size <= _MAX_INDEX_BYTES else None
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     weights = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -54,6 +55,24 @@ def test_a_zombie_counts_as_ended() -> None:
         started = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
         assert not process.Process(child.pid, started).alive()
     finally:
+        child.wait()
+
+
+def test_a_program_whose_first_thread_has_ended_still_runs() -> None:
+    only_first_ends = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", only_first_ends])
+    try:
+        deadline = time.monotonic() + 5
+        while "Z" not in Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        assert fields[0] == "Z"
+        assert process.Process(child.pid, int(fields[19])).alive()
+    finally:
+        child.kill()
         child.wait()
 
 
