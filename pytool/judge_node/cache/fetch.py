@@ -67,7 +67,8 @@ class Fetch:
         self._most_connections, self._report, self._on_progress = connections, report, on_progress
         self._limiter = Limiter(limit_rate) if limit_rate else None
         self._boot = journal.boot_id()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # told when there may be another range to ask for, or the end
         self._ends = threading.Condition()
         self._living: list[str] = []
         self._waiting: deque[File] = deque()
@@ -97,9 +98,9 @@ class Fetch:
             self._retry.stop.set()
             raise
         finally:
-            with self._changed:
+            with self._lock:
                 self._ended = True
-                self._changed.notify_all()
+                self._wake_all()
             for connections in self._connections:
                 connections.interrupt()
             # The store's lock is let go after this: nobody may still write then.
@@ -143,21 +144,27 @@ class Fetch:
         return True
 
     def _fail(self, error: BaseException) -> None:
-        with self._changed:
+        with self._lock:
             if self._failure is None:
                 self._failure = of_os_error(error, str(self._store.root)) if isinstance(error, OSError) else error
             self._retry.stop.set()
-            self._changed.notify_all()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        self._changed.notify_all()
+        for kept in self._active:
+            kept.arrived.notify_all()
 
     # The keepers: each takes one file after the other.
 
     def _keep_files(self, spent: Spent) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._waiting or self._failure is not None or self._retry.stop.is_set():
                     return
                 file = self._waiting.popleft()
-                kept = Partial(file, self._store.blob(self._manifest, file), self._store.partial / file.blob)
+                blob = self._store.blob(self._manifest, file)
+                kept = Partial(file, blob, self._store.partial / file.blob, self._lock)
                 self._totals.resumed_bytes += kept.open(self._boot)
                 kept.source = next((i for i in range(len(self._sources)) if i not in self._dead), 0)
                 self._active.append(kept)
@@ -167,7 +174,7 @@ class Fetch:
             except OSError as error:
                 raise of_os_error(error, file.path) from None
             finally:
-                with self._changed:
+                with self._lock:
                     self._active.remove(kept)
                     kept.close()
             self._report(f"{file.path}: {format_size(file.size)} verified")
@@ -182,7 +189,7 @@ class Fetch:
                 reason="INTEGRITY_MISMATCH",
                 repair="check the mirror or proxy, or resolve the manifest again",
             )
-            with self._changed:
+            with self._lock:
                 # Kept bytes may be zeros after a power cut, and bytes of two sources do not say which one lies: then
                 # once more from the same source. A proxy can hiccup, so the last source gets a second try, too.
                 if not kept.mixed:
@@ -204,14 +211,14 @@ class Fetch:
         fsync_directory(kept.blob.parent)
         journal_path(kept.partial).unlink(missing_ok=True)
         spent.disk += time.monotonic() - started
-        with self._changed:
+        with self._lock:
             self._done_files += 1
             self._done_bytes += kept.file.size
 
     def _hash(self, kept: Partial, spent: Spent) -> bool:
         hasher, position, size = Hasher(kept.file), 0, kept.file.size
         while position < size:
-            with self._changed:
+            with self._lock:
                 piece, end = self._await(kept, position)
             started = time.monotonic()
             if piece is not None:
@@ -241,18 +248,18 @@ class Fetch:
                 return piece, position
             if end is not None:
                 return None, min([end, *(start for start in kept.pieces if start > position)])
-            self._changed.wait(_TICK_SECONDS)
+            kept.arrived.wait(_TICK_SECONDS)
 
     # The connections: each takes one range after the other, of any file.
 
     def _connect(self, spent: Spent) -> None:
         connections = Connections(self._retry.timeout_seconds)
-        with self._changed:
+        with self._lock:
             self._connections.append(connections)
         own = memoryview(bytearray(partial.PIECE_BYTES))
         try:
             while True:
-                with self._changed:
+                with self._lock:
                     job = self._next_job()
                 if job is None:
                     return
@@ -260,9 +267,9 @@ class Fetch:
                 try:
                     self._bring(_Range(kept, start, end, own), connections, spent)
                 except (NodeError, OSError) as error:  # the file's keeper raises it
-                    with self._changed:
+                    with self._lock:
                         kept.failure = of_os_error(error, kept.file.path) if isinstance(error, OSError) else error
-                        self._changed.notify_all()
+                        kept.arrived.notify_all()
         finally:
             connections.close()
 
@@ -306,13 +313,13 @@ class Fetch:
                     self._refuse(kept, index, error, dead=False)
                     failures = 0
         finally:
-            with self._changed:
+            with self._lock:
                 kept.give_back(job.position, job.end)
                 self._changed.notify_all()
 
     def _refuse(self, kept: Partial, index: int, error: NodeError, *, dead: bool) -> None:
         """Go on with the next source. Raises NodeError when there is none."""
-        with self._changed:
+        with self._lock:
             if dead:
                 self._dead.add(index)
             if kept.source != index:
@@ -328,7 +335,7 @@ class Fetch:
         spent.network += time.monotonic() - started
         try:
             if (body.start, body.end) != (job.position, job.end):
-                with self._changed:
+                with self._lock:
                     job.kept.streamed = True
                     if job.kept.in_flight > 1:
                         raise _Streamed
@@ -359,9 +366,6 @@ class Fetch:
                     if not count:
                         raise Transient(f"{body.name} ended at byte {position + filled} of {job.kept.file.size}")
                     filled, came = filled + count, came + count
-                    with self._changed:
-                        self._totals.fetched_bytes += count
-                        self._totals.sources[name] = self._totals.sources.get(name, 0) + count
                     if self._limiter is not None:
                         waited = self._limiter.take(count, self._retry)
                         spent.limit += waited
@@ -371,6 +375,9 @@ class Fetch:
                         raise Stopped
             finally:
                 if filled:
+                    with self._lock:
+                        self._totals.fetched_bytes += filled
+                        self._totals.sources[name] = self._totals.sources.get(name, 0) + filled
                     self._write(job, buffer, position, filled, spent)
                 elif buffer is not job.own:
                     self._pool.append(buffer)
@@ -388,14 +395,14 @@ class Fetch:
 
     def _write(self, job: _Range, buffer: memoryview, start: int, count: int, spent: Spent) -> None:
         started, kept = time.monotonic(), job.kept
-        with self._changed:
+        with self._lock:
             wanted = [(max(a, start), b) for a, b in kept.written.missing(start + count) if b > start]
         for first, last in wanted:
             done = first
             while done < last:
                 done += os.pwrite(kept.fd, buffer[done - start : last - start], done)
         spent.disk += time.monotonic() - started
-        with self._changed:
+        with self._lock:
             for first, last in wanted:
                 kept.written.add(first, last)
                 if kept.log is not None:
@@ -408,14 +415,14 @@ class Fetch:
                     kept.pieces[start] = (buffer, count)
                 else:
                     self._pool.append(buffer)
-            self._changed.notify_all()
+            kept.arrived.notify_all()
 
     # Beside them: what is durable, and how far it is.
 
     def _save(self, spent: Spent) -> None:
         """Make what has come durable now and then, so that a power cut costs little."""
         while True:
-            with self._changed:
+            with self._lock:
                 if self._ended or self._retry.stop.is_set():
                     return
                 found = next((f for f in self._active if f.log is not None and f.unsaved_bytes >= _SAVE_BYTES), None)
@@ -426,7 +433,7 @@ class Fetch:
                 data, log = os.dup(found.fd), os.dup(found.log.fileno())
             try:
                 os.fdatasync(data)
-                with self._changed:
+                with self._lock:
                     if found.log is not None and found.log.length >= length:
                         found.log.safe(length)
                 os.fdatasync(log)
@@ -443,7 +450,7 @@ class Fetch:
         while not ended:
             ended = self._wait_for_end(_TICK_SECONDS, "keeper")
             now = time.monotonic()
-            with self._changed:
+            with self._lock:
                 fetched = self._totals.fetched_bytes
                 done = self._done_bytes + sum(kept.written.total for kept in self._active)
                 names = [self._sources[kept.source].name for kept in self._active]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -17,8 +18,10 @@ PIECE_BYTES = 1 << 20  # also the most that a kill -9 loses of each connection
 class Partial:
     """One file on its way, and what is there of it; the lock of its Fetch guards it."""
 
-    def __init__(self, file: File, blob: Path, partial: Path) -> None:
+    def __init__(self, file: File, blob: Path, partial: Path, lock: threading.RLock) -> None:
         self.file, self.blob, self.partial = file, blob, partial
+        # Told when bytes came, or will not come. Of its own: a piece must not wake who waits for another file.
+        self.arrived = threading.Condition(lock)
         self.fd = -1
         self.log: journal.Journal | None = None
         self.written = journal.Ranges()
