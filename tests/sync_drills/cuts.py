@@ -97,8 +97,8 @@ class Cuts:
         rng = random.Random(f"{what} {self.seed} {number}")
         mounted = MAPPED if what == DISK else (XFS, EXT4)[number % 2]
         size = sum(len(data) for blob, data in self.new.by_blob().items() if blob not in self.old.by_blob())
-        # Half of them while bytes come, half while the rest is done: this takes a machine without a real CPU seconds.
-        due, delay = (rng.randrange(size), 0.0) if rng.random() < 0.5 else (size, rng.uniform(0, 4))
+        # Half of them while bytes come, half while the rest is done.
+        due, delay = (rng.randrange(size), 0.0) if rng.random() < 0.5 else (size, rng.uniform(0, 1))
         outcome = Outcome(self.seed, number, what, f"{mounted}, after {due} of {size} bytes and {delay:.1f} s")
         self.node.sh(f"rm -rf {mounted}/hub && cp -a {mounted}/before {mounted}/hub && sync")
         if self._tunnel is None:
