@@ -29,7 +29,7 @@ from .store import Store
 
 # So many pieces may wait in memory for the hash; beyond it, the hash reads the file, whose bytes are in memory too.
 _POOL_PIECES = 96
-_SAVE_BYTES = 256 << 20  # so much may be lost by a power cut
+_SAVE_BYTES = 64 << 20  # so much of each file may be lost by a power cut
 _KEEPERS = 4
 _TICK_SECONDS = 1.0
 
