@@ -29,9 +29,9 @@ from .store import Store
 
 # So many pieces may wait in memory for the hash; beyond it, the hash reads the file, whose bytes are in memory too.
 _POOL_PIECES = 96
-# Some filesystems take one block of memory as large as one write. Large ones are slow to come by in a virtual machine:
-# measured on ext4 (Linux 6.18), 3 GB cost 0.9 s of CPU in writes of 64 KiB, and 3 s in writes of 1 MiB.
-_WRITE_BYTES = 64 << 10
+# Some filesystems take one block of memory as large as one write, and large ones are slow to come by in a virtual
+# machine: on ext4 (Linux 6.18), 3 GB cost 1 s of CPU in writes of 32 KiB, 1 to 3 s in 64 KiB, and 3 s in 1 MiB.
+_WRITE_BYTES = 32 << 10
 _SAVE_BYTES = 64 << 20  # so much of each file may be lost by a power cut
 _KEEPERS = 4
 _TICK_SECONDS = 1.0
