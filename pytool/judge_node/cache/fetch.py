@@ -310,7 +310,8 @@ class Fetch:
                             self._retry.wait(seconds)
                         continue
                     waits = f"; it asks to wait {asked:.0f} seconds" if asked else ""
-                    self._refuse(kept, index, _hopeless(problem, failures, waits), dead=True)
+                    # An answer that is of other bytes says something of this file only.
+                    self._refuse(kept, index, _hopeless(problem, failures, waits), dead=problem.attempts is None)
                     failures = 0
                 except NodeError as error:
                     self._refuse(kept, index, error, dead=False)

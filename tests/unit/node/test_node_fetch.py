@@ -144,6 +144,13 @@ def test_a_mirror_of_another_commit_is_seen_by_its_size(hub: FakeHub, mirror: Fa
     assert result.facts["sources"][hub.url] == len(FILES[BIG])
 
 
+def test_one_stale_file_does_not_make_a_mirror_useless(hub: FakeHub, mirror: FakeHub, tmp_path: Path) -> None:
+    files = {**FILES, **{f"tokenizer_{number}.json": b"{}" + b" " * number for number in range(9)}}
+    hub.files, mirror.files = dict(files), {**files, BIG: FILES[BIG] + b"!"}
+    run(hub, tmp_path, files, sources=(template(mirror),), connections=1)
+    assert {asked.path for asked in hub.asked} == {BIG}
+
+
 def test_a_mirror_that_dies_half_way_keeps_what_it_brought(hub: FakeHub, mirror: FakeHub, tmp_path: Path) -> None:
     mirror.faults[BIG] = [Fault(), Fault(), *[Fault(status=500)] * 99]
     retry = Retry(attempts=2, first_wait_seconds=0.001)
