@@ -114,20 +114,23 @@ def _said_now_and_then(say: Callable[[str], None]) -> Callable[[dict[str, Any]],
 def _start(options: argparse.Namespace, say: Callable[[str], None]) -> Result:
     """Answer as sync does when there is nothing to do, or nothing may be done; else have a job do it."""
     from .store import Store, check_not_on_root
-    from .sync import plan_work
+    from .sync import before_and_after, plan_work
 
     manifest, root = read_manifest(options.manifest), store_root(options.store)
-    if (
-        options.check
-        or check_not_on_root(root)
-        or not plan_work(Store(root), manifest, deep=options.deep, stage=options.stage)
-    ):
+    store = Store(root)
+    if options.check or check_not_on_root(root):
+        return _sync(options, manifest, say)
+    work = plan_work(store, manifest, deep=options.deep, stage=options.stage)
+    if not work:
         return _sync(options, manifest, say)
     from .job import Job
 
-    job = Job.of(manifest, root)
+    diff, job = before_and_after(store, manifest, work), Job.of(manifest, root)
     job.start(manifest, root, lambda on_progress: _sync(options, manifest, lambda line: None, on_progress))
-    return job.follow(options.wait, (lambda line: None) if options.json else say)
+    result = job.follow(options.wait, (lambda line: None) if options.json else say)
+    if result.state == "running":  # what a plan has listed, whoever looks at it next
+        result.changed, (result.before, result.after) = True, diff
+    return result
 
 
 def _sync(

@@ -126,7 +126,7 @@ def sync(
     make_sources(sources, endpoint, token)  # wrong usage is told before anything is made
     if check:
         return _preview(store, manifest, _recheck_only(store, manifest, work), not_mounted, (sources, endpoint))
-    before = _before(store, manifest)
+    before = before_and_after(store, manifest, work)[0]
     make_directory(store.own)
     with locked(store.lock, wait_seconds=lock_wait_seconds):
         not_mounted = guard(root)
@@ -185,12 +185,11 @@ def _preview(
     """
     result = Result(command="cache sync", changed=bool(work), facts=_facts(store, manifest, work))
     lines = work.lines(manifest)
+    result.before, result.after = before_and_after(store, manifest, work)
     result.state = "complete"
     if work.publish:
         result.state = "incomplete" if store.snapshot(manifest).is_dir() else "absent"
     result.message = f"would {', then '.join(lines)}" if lines else "nothing to do"
-    if lines:
-        result.before, result.after = _before(store, manifest), "".join(f"{line}\n" for line in lines)
     if work.fetch:
         from .sources import make_sources
 
@@ -353,7 +352,10 @@ def _facts(store: Store, manifest: Manifest, work: Work) -> dict[str, Any]:
     }
 
 
-def _before(store: Store, manifest: Manifest) -> str:
-    """Return what is there now, in one line."""
+def before_and_after(store: Store, manifest: Manifest, work: Work) -> tuple[str, str]:
+    """Return what is there now and what the work does, as texts for a diff; both are empty when there is none."""
+    if not work:
+        return "", ""
     problems = store.problems(manifest)
-    return f"{problems[0].text}\n" if problems else f"{manifest.repo_id}: links and sizes are complete\n"
+    before = problems[0].text if problems else f"{manifest.repo_id}: links and sizes are complete"
+    return f"{before}\n", "".join(f"{line}\n" for line in work.lines(manifest))

@@ -64,7 +64,8 @@ class Node:
     def start(self, *more: str) -> int:
         """Start a sync that goes on; return its process."""
         code, answer = self("start", "--wait", "0", *more)
-        assert (code, answer["state"]) == (0, "running"), answer
+        assert (code, answer["state"], answer["changed"]) == (0, "running", True), answer
+        assert f"fetch {BIG}" in answer["diff"]["after"], "what a plan has listed"
         return int(answer["facts"]["pid"])
 
     def about(self) -> dict[str, Any]:
