@@ -110,6 +110,7 @@ class Fetch:
             self._wait_for_end(self._retry.timeout_seconds)
         if self._failure is not None:
             raise self._failure
+        self._totals.fetched_bytes = sum(spent.fetched_bytes for spent in self._spent)
         return self._totals
 
     def _start(self, kind: str, work: Callable[[Spent], None]) -> None:
@@ -370,6 +371,7 @@ class Fetch:
                     if not count:
                         raise Transient(f"{body.name} ended at byte {position + filled} of {job.kept.file.size}")
                     filled, came = filled + count, came + count
+                    spent.fetched_bytes += count
                     if self._limiter is not None:
                         waited = self._limiter.take(count, self._retry)
                         spent.limit += waited
@@ -380,7 +382,6 @@ class Fetch:
             finally:
                 if filled:
                     with self._lock:
-                        self._totals.fetched_bytes += filled
                         self._totals.sources[name] = self._totals.sources.get(name, 0) + filled
                     self._write(job, buffer, position, filled, spent)
                 elif buffer is not job.own:
@@ -455,11 +456,11 @@ class Fetch:
             ended = self._wait_for_end(_TICK_SECONDS, "keeper")
             now = time.monotonic()
             with self._lock:
-                fetched = self._totals.fetched_bytes
                 done = self._done_bytes + sum(kept.written.total for kept in self._active)
                 names = [self._sources[kept.source].name for kept in self._active]
                 waiting_hash = sum(len(kept.pieces) for kept in self._active) >= _POOL_PIECES // 2
             spent = Spent(*(sum(values) for values in zip(*(vars(s).values() for s in self._spent))))
+            fetched = spent.fetched_bytes
             by = limited_by(before, spent, waiting_hash=waiting_hash)
             limits[by] = limits.get(by, 0.0) + now - before_time
             speed = (fetched - before_bytes) / max(now - before_time, 0.001)

@@ -30,12 +30,13 @@ class Limiter:
 
 @dataclass
 class Spent:
-    """The seconds that one thread spent on each thing."""
+    """The seconds that one thread spent on each thing, and the bytes that came to it."""
 
     network: float = 0.0
     disk: float = 0.0
     hash: float = 0.0
     limit: float = 0.0
+    fetched_bytes: int = 0
 
 
 def limited_by(before: Spent, now: Spent, *, waiting_hash: bool) -> str | None:
