@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from . import __version__
-from .cache.arguments import add_cache, run_cache, seconds
+from .options import seconds
 from .result import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, NodeError, Result, printable
 
 
@@ -24,8 +24,8 @@ class _Parser(argparse.ArgumentParser):
         raise NodeError(message, repair=f"{self.prog} --help")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def build_parser(group: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of all commands; with `group`, the other groups have no commands: to load them takes time."""
     parser = _Parser(
         prog="judge-node",
         description="Prepare this node's local disk and its model store. Safe to run at any time: "
@@ -33,12 +33,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"judge-node {__version__}")
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True, parser_class=_Parser)
-    _add_disks(groups.add_parser("disks", help="the local disks: plan, ensure, status, release"))
-    add_cache(
-        groups.add_parser("cache", help="the model store: fetch, list, verify, update, prune").add_subparsers(
-            dest="verb", metavar="COMMAND", required=True, parser_class=_Parser
-        )
-    )
+    disks = groups.add_parser("disks", help="the local disks: plan, ensure, status, release")
+    if group in (None, "disks"):
+        _add_disks(disks)
+    cache = groups.add_parser("cache", help="the model store: fetch, list, verify, update, prune")
+    if group in (None, "cache"):
+        from .cache.arguments import add_cache
+
+        add_cache(cache.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser))
     status = groups.add_parser("status", help="what this node has: disks, models, and whether they are complete")
     _add_json(status)
     program = groups.add_parser("program", help="write this program as one file, for nodes to fetch")
@@ -210,7 +212,7 @@ def _of_boot_unit() -> argparse.Namespace:
             f"found neither --mount-path nor a {BOOT_UNIT} that says it",
             repair="judge-node disks plan --mount-path /mnt/nvme",
         )
-    return build_parser().parse_args(arguments)
+    return build_parser("disks").parse_args(arguments)
 
 
 def _gid(name: str | None) -> int:
@@ -229,6 +231,12 @@ def _unit(name: str) -> str:
 
 
 
+
+
+def _cache(options: argparse.Namespace) -> Result:
+    from .cache.arguments import run_cache
+
+    return run_cache(options, _report)
 
 
 def _reasons(options: argparse.Namespace) -> Result | str:
@@ -269,7 +277,7 @@ def _status(options: argparse.Namespace) -> Result:
 def _run(options: argparse.Namespace) -> Result | str:
     commands: dict[str, Any] = {
         "disks": _disks,
-        "cache": lambda given: run_cache(given, _report),
+        "cache": _cache,
         "program": _program,
         "reasons": _reasons,
         "status": _status,
@@ -286,7 +294,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _interrupt), signal.signal(signal.SIGHUP, _interrupt)
     mask = os.umask(0o022)
     try:
-        answer = _run(build_parser().parse_args(arguments))
+        group = next((word for word in arguments if not word.startswith("-")), "")
+        answer = _run(build_parser(group).parse_args(arguments))
     except NodeError as error:
         answer = Result.of_error(command, error)
     except KeyboardInterrupt:

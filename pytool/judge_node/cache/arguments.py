@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..options import seconds
 from ..result import NodeError, Result
 from .manifest import MAX_BYTES, Manifest, parse
 
@@ -278,17 +279,6 @@ def add_changing(command: argparse.ArgumentParser, lock_wait_seconds: int) -> No
         metavar="SECONDS",
         help="how long to wait for another judge-node (default: %(default)s)",
     )
-
-
-def seconds(text: str) -> float:
-    """Return a number of seconds, at most a day (argparse type)."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to 86400")
-    return value
 
 
 def _span(text: str) -> str:
