@@ -16,7 +16,7 @@ from typing import Any
 from judge_bootstrap.adapters import private
 from judge_lab.hub import Fault, HubServer
 from judge_node.cache.job import RUNS
-from ssh_hosts import Host, Hosts, command_name, environment_of, pids, ssh_hosts, wait_until
+from ssh_hosts import Host, Hosts, environment_of, pids, ssh_hosts, wait_until
 from weights import HEAD_BYTES, weights
 
 SOURCE = Path(__file__).resolve().parents[1]
@@ -160,11 +160,6 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals = signal.SI
 def slow_download(seconds: float = SLOW_SECONDS) -> Fault:
     """Return the Hub's fault that makes a download of the model take that long."""
     return Fault("slow", "*.safetensors", None, MODEL_BYTES / seconds)
-
-
-def is_node_program(pid: int) -> bool:
-    """Tell whether a process is judge-node itself, which the judge_node module runs in its own process."""
-    return command_name(pid) == "judge-node"
 
 
 def command_line(pid: int) -> str:

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from . import __version__
-from .options import seconds
+from .options import add_changing, add_json, seconds
 from .result import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, NodeError, Result, printable
 
 
@@ -42,29 +42,14 @@ def build_parser(group: str | None = None) -> argparse.ArgumentParser:
 
         add_cache(cache.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser))
     status = groups.add_parser("status", help="what this node has: disks, models, and whether they are complete")
-    _add_json(status)
+    add_json(status)
     program = groups.add_parser("program", help="write this program as one file, for nodes to fetch")
     program.add_argument("--out", required=True, metavar="FILE", help="file to write, such as judge-node.pyz")
-    _add_json(program)
+    add_json(program)
     reasons = groups.add_parser("reasons", help="every reason code with its meaning and repair")
     reasons.add_argument("--markdown", action="store_true", help="print docs/reason-codes.md")
-    _add_json(reasons)
+    add_json(reasons)
     return parser
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-
-
-def _add_changing(parser: argparse.ArgumentParser, lock_wait_seconds: int) -> None:
-    parser.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
-    parser.add_argument(
-        "--lock-wait",
-        type=seconds,
-        default=lock_wait_seconds,
-        metavar="SECONDS",
-        help="how long to wait for another judge-node (default: %(default)s)",
-    )
 
 
 def _add_disks(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +61,9 @@ def _add_disks(parser: argparse.ArgumentParser) -> None:
     ):
         command = commands.add_parser(verb, help=text, description=text[0].upper() + text[1:] + ".")
         _add_selection(command)
-        _add_json(command)
+        add_json(command)
         if verb == "ensure":
-            _add_changing(command, 60)
+            add_changing(command, 60)
     text = "print the first-boot script for EC2 user data"
     script = commands.add_parser("user-data", help=text, description=text[0].upper() + text[1:] + ".")
     _add_selection(script)
@@ -89,8 +74,8 @@ def _add_disks(parser: argparse.ArgumentParser) -> None:
     release = commands.add_parser("release", help=text, description=text[0].upper() + text[1:] + ".")
     release.add_argument("disk", metavar="DISK", help="the disk, as a path or a kernel name")
     release.add_argument("--serial", metavar="SERIAL", help="its serial number; asked for on a terminal")
-    _add_json(release)
-    _add_changing(release, 60)
+    add_json(release)
+    add_changing(release, 60)
 
 
 def _add_selection(command: argparse.ArgumentParser) -> None:

@@ -400,13 +400,9 @@ class _Filling:
 
     def wait(self, problem: Transient, failures: int) -> None:
         """Wait before another attempt. Raises NodeError when there have been enough."""
-        asked = problem.wait_seconds
         if self._retry.stop.is_set():
             raise Stopped
-        if failures >= self._retry.attempts or (asked or 0.0) > self._retry.longest_wait_seconds:
-            waits = f"; it asks to wait {asked:.0f} seconds" if asked else ""
-            raise NodeError(f"{problem}, after {failures} attempts without progress{waits}", reason=problem.reason)
-        self._retry.wait(self._retry.seconds(failures, asked))
+        self._retry.wait(self._retry.after(problem, failures))
 
 
 class _Reader:

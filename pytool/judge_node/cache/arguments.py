@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..options import seconds
+from ..options import add_changing, add_json, seconds
 from ..result import NodeError, Result
 from .manifest import MAX_BYTES, Manifest, parse
 
@@ -258,26 +258,9 @@ def _token(options: argparse.Namespace) -> Callable[[], str] | str | None:
     )
 
 
-def add_json(command: argparse.ArgumentParser) -> None:
-    """Add --json."""
-    command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-
-
 def _add_wait(command: argparse.ArgumentParser, default: int, text: str) -> None:
     command.add_argument(
         "--wait", type=seconds, default=default, metavar="SECONDS", help=f"{text} (default: %(default)s)"
-    )
-
-
-def add_changing(command: argparse.ArgumentParser, lock_wait_seconds: int) -> None:
-    """Add what every verb has that changes the store."""
-    command.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
-    command.add_argument(
-        "--lock-wait",
-        type=seconds,
-        default=lock_wait_seconds,
-        metavar="SECONDS",
-        help="how long to wait for another judge-node (default: %(default)s)",
     )
 
 

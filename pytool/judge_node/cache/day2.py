@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..options import add_changing, add_json
 from ..result import NodeError, Result
-from .arguments import add_changing, add_json, add_verb, read_manifest, size, store_root
+from .arguments import add_verb, read_manifest, size, store_root
 from .times import DEEP_EVERY, DEEP_LIMIT_RATE, QUICK_EVERY, calendar
 
 _DAY_SECONDS = 86_400

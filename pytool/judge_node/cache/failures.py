@@ -58,6 +58,15 @@ class Retry:
         # Jitter: the nodes of a fleet start together and would otherwise come back together.
         return backoff * (0.5 + self.random() / 2)
 
+    def after(self, problem: Transient, failures: int) -> float:
+        """Return how long to wait after so many failures without progress. Raises NodeError when there were enough."""
+        asked = problem.wait_seconds
+        most = min(self.attempts, problem.attempts or self.attempts)
+        if failures < most and (asked or 0.0) <= self.longest_wait_seconds:
+            return self.seconds(failures, asked)
+        waits = f"; it asks to wait {asked:.0f} seconds" if asked else ""
+        raise NodeError(f"{problem}, after {failures} attempts without progress{waits}", reason=problem.reason)
+
     def wait(self, seconds: float) -> None:
         """Sleep; raises Stopped when told to stop meanwhile."""
         if self.stop.wait(seconds):

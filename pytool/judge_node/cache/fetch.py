@@ -301,19 +301,17 @@ class Fetch:
                     return
                 except Transient as problem:
                     failures = 1 if job.position - before >= self._retry.stall_bytes else failures + 1
-                    asked = problem.wait_seconds
-                    most = min(self._retry.attempts, problem.attempts or self._retry.attempts)
-                    if failures < most and (asked or 0.0) <= self._retry.longest_wait_seconds:
-                        seconds = self._retry.seconds(failures, asked)
-                        if asked is not None:
-                            source.busy(seconds)  # all connections wait, this one too
-                        else:
-                            self._retry.wait(seconds)
+                    try:
+                        seconds = self._retry.after(problem, failures)
+                    except NodeError as error:
+                        # An answer that is of other bytes says something of this file only.
+                        self._refuse(kept, index, error, dead=problem.attempts is None)
+                        failures = 0
                         continue
-                    waits = f"; it asks to wait {asked:.0f} seconds" if asked else ""
-                    # An answer that is of other bytes says something of this file only.
-                    self._refuse(kept, index, _hopeless(problem, failures, waits), dead=problem.attempts is None)
-                    failures = 0
+                    if problem.wait_seconds is None:
+                        self._retry.wait(seconds)
+                    else:
+                        source.busy(seconds)  # all connections wait, this one too
                 except NodeError as error:
                     self._refuse(kept, index, error, dead=False)
                     failures = 0
@@ -488,10 +486,6 @@ class _Range:
 
     def __init__(self, kept: Partial, start: int, end: int, own: memoryview) -> None:
         self.kept, self.position, self.end, self.own = kept, start, end, own
-
-
-def _hopeless(problem: Transient, failures: int, waits: str) -> NodeError:
-    return NodeError(f"{problem}, after {failures} attempts without progress{waits}", reason=problem.reason)
 
 
 def _all_refused(errors: Sequence[NodeError]) -> NodeError:

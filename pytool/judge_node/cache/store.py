@@ -11,6 +11,7 @@
     OWN/checked/FOLDER/COMMIT.json                       when it was checked, and what was found
     OWN/used/FOLDER/COMMIT                               its time is when the snapshot was last seen in use
     OWN/previous/FOLDER/REVISION                         the commit that the revision pointed at before
+    OWN/unchanged/CRC                                    what it looked like when a sync left it (unchanged.py)
     OWN/{partial,staging,lock}                           never read by anybody else
 
 A snapshot is complete only when the manifest that vouches for it is there AND every link and size agrees with it. The

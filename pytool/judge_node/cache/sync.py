@@ -21,7 +21,7 @@ from .store import Store, check_not_on_root
 
 if TYPE_CHECKING:
     from .failures import Retry
-    from .sources import Token
+    from .sources import Source, Token
 
 # Kept free: the filesystem's own bookkeeping, and a disk that is full to the last byte cannot even be repaired well.
 _RESERVE_BYTES = 16 << 20
@@ -123,9 +123,10 @@ def sync(
         return nothing_to_do(store, manifest)
     from .sources import make_sources  # ssl and http cost 50 ms, which a sync with nothing to do need not pay
 
-    make_sources(sources, endpoint, token)  # wrong usage is told before anything is made
+    found = make_sources(sources, endpoint, token)  # wrong usage is told before anything is made
     if check:
-        return _preview(store, manifest, _recheck_only(store, manifest, work), not_mounted, (sources, endpoint))
+        names = [source.name for source in found]
+        return _preview(store, manifest, _recheck_only(store, manifest, work), not_mounted, names)
     before = before_and_after(store, manifest, work)[0]
     make_directory(store.own)
     with locked(store.lock, wait_seconds=lock_wait_seconds):
@@ -134,7 +135,7 @@ def sync(
             raise NodeError(f"{not_mounted}, wanted a mounted local disk", reason="MOUNT_MISSING")
         store.check_no_links(manifest)
         try:
-            fetching = _Fetching(tuple(sources), endpoint, token, connections, limit_rate, retry, report, on_progress)
+            fetching = _Fetching(found, connections, limit_rate, retry, report, on_progress)
             work, did = _sync_locked(store, manifest, fetching, deep=deep, stage=stage)
         except NodeError as error:
             # It is pasted at three in the morning: no word in it may stand for something else.
@@ -166,9 +167,7 @@ def nothing_to_do(store: Store, manifest: Manifest) -> Result:
 class _Fetching:
     """What a fetch needs to know, apart from what to fetch."""
 
-    sources: tuple[str, ...]
-    endpoint: str | None
-    token: Token
+    sources: list[Source]
     connections: int
     limit_rate: int
     retry: Retry | None
@@ -177,11 +176,11 @@ class _Fetching:
 
 
 def _preview(
-    store: Store, manifest: Manifest, work: Work, not_mounted: str | None, asked: tuple[tuple[str, ...], str | None]
+    store: Store, manifest: Manifest, work: Work, not_mounted: str | None, names: list[str]
 ) -> Result:
     """Return what a run would do. It works before the disk is mounted: a plan of a fresh node lists everything.
 
-    `asked`: the mirrors and the Hub's address.
+    `names` are those of the sources.
     """
     result = Result(command="cache sync", changed=bool(work), facts=_facts(store, manifest, work))
     lines = work.lines(manifest)
@@ -191,9 +190,6 @@ def _preview(
         result.state = "incomplete" if store.snapshot(manifest).is_dir() else "absent"
     result.message = f"would {', then '.join(lines)}" if lines else "nothing to do"
     if work.fetch:
-        from .sources import make_sources
-
-        names = [source.name for source in make_sources(*asked, None)]
         result.facts["from"] = names
         files = f"{len(work.fetch)} file{'s' if len(work.fetch) > 1 else ''}"
         result.message = f"would fetch {files}, {format_size(work.fetch_bytes)}, from {', then '.join(names)}"
@@ -212,9 +208,7 @@ def _sync_locked(
     """Do the work, and return it as it turned out to be, with the bytes that were fetched and kept."""
     from .failures import Retry
     from .fetch import Fetch
-    from .sources import make_sources
 
-    sources = make_sources(fetching.sources, fetching.endpoint, fetching.token)
     retry = fetching.retry or Retry()
     for folder in (store.partial, store.staging):
         make_directory(folder)
@@ -232,7 +226,7 @@ def _sync_locked(
         totals = Fetch(
             store,
             manifest,
-            sources,
+            fetching.sources,
             retry,
             connections=fetching.connections,
             limit_rate=fetching.limit_rate,
