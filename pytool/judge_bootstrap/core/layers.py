@@ -23,6 +23,7 @@ RESERVED_VARIABLES: Mapping[str, str] = {
     "JUDGE_BOOTSTRAP_CONTENT_ROOT": "Folder with playbooks/, roles/ and inventory/, instead of the packaged ones.",
     "JUDGE_BOOTSTRAP_INVENTORY": "Folder with one sub-folder per environment, instead of the packaged inventory/.",
     "JUDGE_BOOTSTRAP_KUBE_ARCHIVE": "Archive of the Kubernetes binaries for the local environment.",
+    "JUDGE_BOOTSTRAP_KUBE_TIMEOUT_SECONDS": "How long one answer of the API server may take (default: 30).",
     "JUDGE_BOOTSTRAP_RUN_ID": "Set by the program itself, to find the processes of a run.",
     "JUDGE_BOOTSTRAP_STATE": "Where locks and the last good AppConfig copy are kept.",
 }

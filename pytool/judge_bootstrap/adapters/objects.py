@@ -1,0 +1,278 @@
+"""Kubernetes objects as we want them: server-side apply with one field manager, told object by object; and removal.
+
+Nothing is half applied: every object goes through the server's dry run before the first one is made.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from judge_bootstrap.adapters.kube import ask, server_message
+from judge_bootstrap.core.errors import BootstrapError
+
+FIELD_MANAGER = "judge-bootstrap"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+OWNER = "judge-bootstrap.io/owner"
+# (apiVersion, kind) -> (name in the URL, lies in a namespace). All that we make, in the order in which it is removed.
+KINDS: dict[tuple[str, str], tuple[str, bool]] = {
+    ("networking.k8s.io/v1", "Ingress"): ("ingresses", True),
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): ("servicemonitors", True),
+    ("v1", "Service"): ("services", True),
+    ("policy/v1", "PodDisruptionBudget"): ("poddisruptionbudgets", True),
+    ("apps/v1", "Deployment"): ("deployments", True),
+    ("apps/v1", "DaemonSet"): ("daemonsets", True),
+    ("batch/v1", "Job"): ("jobs", True),
+    ("v1", "Pod"): ("pods", True),
+    ("v1", "PersistentVolumeClaim"): ("persistentvolumeclaims", True),
+    ("v1", "PersistentVolume"): ("persistentvolumes", False),
+    ("v1", "ConfigMap"): ("configmaps", True),
+    ("v1", "Secret"): ("secrets", True),
+    ("networking.k8s.io/v1", "NetworkPolicy"): ("networkpolicies", True),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"): ("rolebindings", True),
+    ("rbac.authorization.k8s.io/v1", "Role"): ("roles", True),
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"): ("clusterrolebindings", False),
+    ("rbac.authorization.k8s.io/v1", "ClusterRole"): ("clusterroles", False),
+    ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding"):
+        ("validatingadmissionpolicybindings", False),
+    ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"): ("validatingadmissionpolicies", False),
+    ("v1", "ServiceAccount"): ("serviceaccounts", True),
+    ("v1", "Namespace"): ("namespaces", False),
+}
+# Never removed by itself: with a namespace goes all that others put into it; a Secret may hold what no one else has; a
+# Job and a bare pod are removed by who made them.
+_NOT_PRUNED = ("Namespace", "Secret", "Job", "Pod")
+_WITH_PODS = ("Deployment", "DaemonSet")
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class ObjectChange:
+    """What was done, or would be, with one object: created | changed | unchanged | deleted | left (not ours)."""
+
+    object: str
+    action: str
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+
+
+def name_of(item: Mapping[str, Any]) -> str:
+    """Return Kind/namespace/name, or Kind/name for what lies in no namespace."""
+    metadata = item["metadata"]
+    return "/".join(part for part in (item["kind"], metadata.get("namespace"), metadata["name"]) if part)
+
+
+def path_of(item: Mapping[str, Any], *, collection: bool = False) -> str:
+    """Return the object's URL path; of the collection that it lies in with `collection`."""
+    metadata = item["metadata"]
+    found = _collection(item["apiVersion"], item["kind"], metadata.get("namespace"))
+    return found if collection else f"{found}/{quote(metadata['name'], safe='')}"
+
+
+def _collection(api_version: str, kind: str, namespace: str | None) -> str:
+    try:
+        plural, namespaced = KINDS[api_version, kind]
+    except KeyError as error:
+        raise BootstrapError(f"found kind {kind} of {api_version}, which judge-bootstrap does not make",
+                             reason="CLUSTER_REFUSED") from error
+    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+    return f"{root}/namespaces/{quote(namespace or 'default', safe='')}/{plural}" if namespaced else f"{root}/{plural}"
+
+
+def apply(api_client: Any, objects: Sequence[Mapping[str, Any]], *, check: bool = False) -> list[ObjectChange]:
+    """Make the objects so, in their order; say for each what that changed. With `check` only the server's dry run.
+
+    Fields that we set are taken back from whoever changed them; all others are left alone. A namespace that others made
+    is left as it is, with what it enforces. Raises BootstrapError, with nothing applied, when one object would be
+    refused: CLUSTER_UNREACHABLE, CLUSTER_DENIED, CLUSTER_REFUSED, POD_FORBIDDEN.
+    """
+    before = [read(api_client, item) for item in objects]
+    foreign = {item["metadata"]["name"] for item, there in zip(objects, before, strict=True)
+               if item["kind"] == "Namespace" and there is not None and not _is_ours(there)}
+    missing = {item["metadata"]["name"] for item, there in zip(objects, before, strict=True)
+               if item["kind"] == "Namespace" and there is None}
+    wanted = [(item, there) for item, there in zip(objects, before, strict=True)
+              if not (item["kind"] == "Namespace" and item["metadata"]["name"] in foreign)]
+    told = {name: ObjectChange(f"Namespace/{name}", "left") for name in foreign}
+    planned = [_change(item, there, _dry_run(api_client, item, missing)) for item, there in wanted]
+    for item, _ in wanted:
+        if item["kind"] in _WITH_PODS and item["metadata"].get("namespace") in foreign:
+            _try_pod(api_client, item)
+    done = planned if check else [_change(item, there, _send(api_client, item)) for item, there in wanted]
+    return [*told.values(), *done]
+
+
+def read(api_client: Any, item: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the object as the API server has it, or None. Raises BootstrapError."""
+    from kubernetes.client.exceptions import ApiException
+
+    def call() -> dict[str, Any] | None:
+        try:
+            return request(api_client, "GET", path_of(item))
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    return ask(f"read {name_of(item)}", call)
+
+
+def request(api_client: Any, method: str, path: str, body: Any = None, *, content_type: str | None = None,
+            query: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Return the API server's JSON answer to one request. Raises what the client raises (see kube.ask)."""
+    headers = {"Accept": "application/json", **({"Content-Type": content_type} if content_type else {})}
+    answer = api_client.call_api(path, method, query_params=list(query), header_params=headers, body=body,
+                                 auth_settings=["BearerToken"], _preload_content=False)
+    found: dict[str, Any] = json.loads(answer[0].data if isinstance(answer, tuple) else answer.data)
+    return found
+
+
+def _send(api_client: Any, item: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+    query = [("fieldManager", FIELD_MANAGER), ("force", "true"), ("fieldValidation", "Strict")]
+    if dry_run:
+        query.append(("dryRun", "All"))
+    return ask(f"apply {name_of(item)}", lambda: request(
+        api_client, "PATCH", path_of(item), dict(item), content_type="application/apply-patch+yaml", query=query),
+        hint="judge-bootstrap --env ENV preflight")
+
+
+def _dry_run(api_client: Any, item: Mapping[str, Any], missing: set[str]) -> Mapping[str, Any]:
+    # The API server forgets the namespace of a dry run at once, so nothing can be tried in one that is not there.
+    if item["metadata"].get("namespace") in missing:
+        return item
+    return _send(api_client, item, dry_run=True)
+
+
+def _try_pod(api_client: Any, owner: Mapping[str, Any]) -> None:
+    """Have the API server say whether it would take a pod of this owner. Raises BootstrapError POD_FORBIDDEN."""
+    from kubernetes.client.exceptions import ApiException
+
+    template = copy.deepcopy(owner["spec"]["template"])
+    # Its service account may not be there yet, and is no part of what a namespace or a policy forbids.
+    template["spec"].pop("serviceAccountName", None)
+    namespace = owner["metadata"]["namespace"]
+    pod = {"apiVersion": "v1", "kind": "Pod", **template}
+    pod["metadata"] = {**template.get("metadata", {}), "generateName": f"{owner['metadata']['name']}-",
+                       "namespace": namespace}
+    pod["metadata"]["name"] = "dry-run"
+    try:
+        request(api_client, "POST", path_of(pod, collection=True), pod, content_type="application/json",
+                query=[("dryRun", "All")])
+    except ApiException as error:
+        if error.status not in (400, 403, 422):
+            return  # what else goes wrong here says nothing of the pod; applying will say it
+        said = server_message(error)
+        if "service account" in said.lower() or "serviceaccount" in said.lower():
+            return
+        raise BootstrapError(
+            f"namespace {namespace} would refuse the pods of {name_of(owner)}: {said}", reason="POD_FORBIDDEN",
+            hint=f"kubectl get namespace {namespace} --show-labels; allow these pods there, or set "
+                 "vllm_k8s_namespace / vllm_k8s_loader_namespace to another namespace") from error
+
+
+def _is_ours(item: Mapping[str, Any]) -> bool:
+    return (item["metadata"].get("labels") or {}).get(MANAGED_BY) == FIELD_MANAGER
+
+
+def _change(item: Mapping[str, Any], before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> ObjectChange:
+    if before is None:
+        return ObjectChange(name_of(item), "created", None, plain(after))
+    same_version = before["metadata"].get("resourceVersion") == after["metadata"].get("resourceVersion")
+    if same_version or plain(before) == plain(after):
+        return ObjectChange(name_of(item), "unchanged")
+    return ObjectChange(name_of(item), "changed", plain(before), plain(after))
+
+
+def plain(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object without what the cluster itself counts and writes, and without the content of a Secret."""
+    found = copy.deepcopy(dict(item))
+    found.pop("status", None)
+    metadata = found["metadata"]
+    for field in ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink"):
+        metadata.pop(field, None)
+    (metadata.get("annotations") or {}).pop("deployment.kubernetes.io/revision", None)
+    if not metadata.get("annotations"):
+        metadata.pop("annotations", None)
+    if found.get("kind") == "Secret":
+        for field in ("data", "stringData"):
+            found.pop(field, None)
+    return found
+
+
+# --- what is not wanted any more --------------------------------------------------------------------------------------
+
+
+def listed(api_client: Any, api_version: str, kind: str, *, namespace: str | None = None, labels: str = "",
+           fields: str = "") -> Iterator[dict[str, Any]]:
+    """Yield all objects of a kind, page by page. Raises BootstrapError; a kind that the cluster has not has none."""
+    from kubernetes.client.exceptions import ApiException
+
+    path = _collection(api_version, kind, namespace)
+    if namespace is None and KINDS[api_version, kind][1]:
+        path = path.replace("/namespaces/default", "", 1)
+    more = ""
+    while True:
+        query = [("limit", str(_PAGE)), ("labelSelector", labels), ("fieldSelector", fields), ("continue", more)]
+
+        def call(asked: Sequence[tuple[str, str]] = tuple(pair for pair in query if pair[1])) -> dict[str, Any]:
+            try:
+                return request(api_client, "GET", path, query=asked)
+            except ApiException as error:
+                if error.status == 404:
+                    return {"items": [], "metadata": {}}
+                raise
+
+        page = ask(f"list {kind}", call)
+        for item in page.get("items") or []:
+            yield {"apiVersion": api_version, "kind": kind, **item}
+        more = (page.get("metadata") or {}).get("continue") or ""
+        if not more:
+            return
+
+
+def unwanted(api_client: Any, owner: str, namespaces: Sequence[str],
+             wanted: Sequence[Mapping[str, Any]], keep: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the objects that we once applied for this owner and that are not among the wanted ones.
+
+    Ours is what carries the owner's label and has fields that our field manager applied: a label alone can be copied.
+    `keep` names objects (Kind/namespace/name) that stay although no one wants them now. In the order of removal.
+    """
+    stay = {name_of(item) for item in wanted} | set(keep)
+    found = []
+    for (api_version, kind), (_, namespaced) in KINDS.items():
+        if kind in _NOT_PRUNED:
+            continue
+        for namespace in (namespaces if namespaced else [None]):
+            found += [item for item in listed(api_client, api_version, kind, namespace=namespace,
+                                              labels=f"{OWNER}={owner},{MANAGED_BY}={FIELD_MANAGER}")
+                      if name_of(item) not in stay and _applied_by_us(item)
+                      and "deletionTimestamp" not in item["metadata"]]
+    return found
+
+
+def _applied_by_us(item: Mapping[str, Any]) -> bool:
+    return any(entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+               for entry in item["metadata"].get("managedFields") or [])
+
+
+def remove(api_client: Any, item: Mapping[str, Any]) -> ObjectChange:
+    """Remove this very object (its uid must still be the same); one that is gone is well. Raises BootstrapError."""
+    from kubernetes.client.exceptions import ApiException
+
+    body: dict[str, Any] = {"propagationPolicy": "Background"}
+    if uid := item["metadata"].get("uid"):
+        body["preconditions"] = {"uid": uid}
+
+    def call() -> None:
+        try:
+            request(api_client, "DELETE", path_of(item), body, content_type="application/json")
+        except ApiException as error:
+            if error.status not in (404, 409):  # gone, or another object of this name is there by now
+                raise
+
+    ask(f"remove {name_of(item)}", call)
+    return ObjectChange(name_of(item), "deleted", plain(item), None)
