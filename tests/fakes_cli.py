@@ -77,7 +77,7 @@ class FakeSettings:
                 "vllm.port": 8000, **self.values}[path]
 
     def extra_vars(self) -> dict[str, Any]:
-        return self.variables
+        return {**self.passed_on, **self.variables}
 
 
 @dataclass

@@ -32,52 +32,62 @@ class ModelSettings:
 def read_model_settings(app: AppContext, extra: Sequence[str]) -> ModelSettings:
     """Return the settings of the environment that was asked for; `extra` holds what followed each -e.
 
-    Raises UsageProblem for what only Ansible could render: these commands start none.
+    Raises UsageProblem for what is wrong, and for what Ansible cannot render without a host.
+    """
+    return model_settings_of(app, *effective_variables(app, extra))
+
+
+def effective_variables(app: AppContext, extra: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """Return the environment that was asked for and every role variable of it by name, nothing rendered.
+
+    The order is a run's: role defaults, group_vars, AppConfig, JUDGE_BOOTSTRAP_* variables, -e. Raises UsageProblem.
     """
     from judge_bootstrap.cli.config import use_lab_variables
     from judge_bootstrap.cli.run import refuse_secrets, refuse_secrets_in
 
-    env = app.require_env()
+    name = app.require_env()
     refuse_secrets(extra)
     services = app.get_services()
-    environment = services.environment(env)
+    environment = services.environment(name)
     if environment.provider == "lab":
         use_lab_variables(app)
     settings = services.settings(environment, extra)
     refuse_secrets_in(settings.passed_on)
     for warning in settings.warnings:
         app.warn(warning)
-    variables = {**services.role_variables(environment), **settings.passed_on}
+    return environment, {**services.role_variables(environment), **settings.extra_vars()}
+
+
+_NAMES = ("model_cache_repo_id", "model_cache_revision", "model_cache_hub_endpoint", "model_cache_lock_file",
+          "model_cache_allow_auto_map", "model_cache_mirror")
+
+
+def model_settings_of(app: AppContext, environment: Any, variables: Mapping[str, Any]) -> ModelSettings:
+    """Return the model out of all variables of an environment. Raises UsageProblem."""
+    values = app.get_services().render(variables, _NAMES, environment.inventory_dir)
 
     def text(name: str) -> str | None:
-        value = variables.get(name)
+        value = values.get(name)
         if value is None or value == "":
             return None
-        if not isinstance(value, str) or "{{" in value or "{%" in value:
-            raise _unreadable(name, value)
+        if not isinstance(value, str):
+            raise UsageProblem(f"{name} is a {type(value).__name__}, wanted a text", hint=f"give it: -e {name}=VALUE")
         return value
 
+    def need(name: str) -> str:
+        found = text(name)
+        if found is None:
+            raise UsageProblem(f"{name} is empty, wanted a text", hint=f"give it: -e {name}=VALUE")
+        return found
+
     return ModelSettings(
-        env=env, region=environment.region, inventory_dir=environment.inventory_dir,
-        repo_id=_setting(settings, "model.id"), revision=_setting(settings, "model.revision"),
+        env=environment.name, region=environment.region, inventory_dir=environment.inventory_dir,
+        repo_id=need("model_cache_repo_id"), revision=need("model_cache_revision"),
         endpoint=(text("model_cache_hub_endpoint") or "").rstrip("/"), lock_file=text("model_cache_lock_file"),
-        allow_auto_map=_is_true(variables.get("model_cache_allow_auto_map")), mirror=text("model_cache_mirror"))
+        allow_auto_map=is_true(values.get("model_cache_allow_auto_map")), mirror=text("model_cache_mirror"))
 
 
-def _setting(settings: Any, path: str) -> str:
-    value = settings[path]
-    if not isinstance(value, str):
-        raise _unreadable(path, value)
-    return value
-
-
-def _unreadable(name: str, value: Any) -> UsageProblem:
-    found = "a template" if value is None or isinstance(value, str) else f"a {type(value).__name__}"
-    return UsageProblem(f"{name} is {found}, wanted a text: this command does not start Ansible, which would render it",
-                        hint=f"give it: -e {name}=VALUE")
-
-
-def _is_true(value: Any) -> bool:
+def is_true(value: Any) -> bool:
     """Return a truth value as Ansible reads it from -e, where everything is a text."""
     return value.lower() in _YES if isinstance(value, str) else bool(value)
 

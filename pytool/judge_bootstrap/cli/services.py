@@ -5,8 +5,9 @@ Every default imports its adapter only when it is called: boto3, pydantic and an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ def _real_role_variables(environment: Environment) -> dict[str, Any]:
     return config.role_variables(environment)
 
 
+def _real_render(variables: Mapping[str, Any], names: Iterable[str], inventory_dir: Path) -> dict[str, Any]:
+    from judge_bootstrap.adapters.rendered import render
+
+    return render(variables, names, inventory_dir)
+
+
 def _real_hosts(environment: Environment, limit: str | None) -> list[str]:
     from judge_bootstrap.adapters import inventory
 
@@ -73,6 +80,8 @@ class Services:
     settings: Callable[[Environment, Sequence[str]], Settings] = field(default=_real_settings)
     # The roles' variables as files have them, nothing rendered: for commands that start no Ansible.
     role_variables: Callable[[Environment], dict[str, Any]] = field(default=_real_role_variables)
+    # (variables, names, inventory folder): those variables as Ansible renders them, for commands that start no run.
+    render: Callable[[Mapping[str, Any], Iterable[str], Path], dict[str, Any]] = field(default=_real_render)
     # The hosts of the environment that match a limit; refuses zero, unreadable and fewer than expected.
     hosts: Callable[[Environment, str | None], list[str]] = field(default=_real_hosts)
     lab: Callable[[], Lab] = field(default=_real_lab)

@@ -26,9 +26,9 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def locking(desk: Desk, repository: Path) -> Iterator[Desk]:
     """Return the CLI with a Hub of its own, and a lock file named in the settings."""
-    desk.settings.values = {"model.id": REPO, "model.revision": "main"}
     with HubServer(repository.parents[1]) as hub:
-        desk.role_variables = {"model_cache_hub_endpoint": hub.url, "model_cache_lock_file": "prod.model.json",
+        desk.role_variables = {"model_cache_repo_id": REPO, "model_cache_revision": "main",
+                               "model_cache_hub_endpoint": hub.url, "model_cache_lock_file": "prod.model.json",
                                "model_cache_allow_auto_map": False, "model_cache_mirror": None}
         yield desk
 
@@ -109,13 +109,13 @@ def test_without_any_place_to_write_it_says_where_it_could_be(locking: Desk) -> 
 
 
 @pytest.mark.parametrize(("model", "reason", "said"), [
-    ({"model.id": "org/none"}, "SOURCE_NOT_FOUND", "knows no model org/none"),
-    ({"model.revision": "none"}, "SOURCE_NOT_FOUND", "org/tiny has no revision 'none'"),
+    ({"model_cache_repo_id": "org/none"}, "SOURCE_NOT_FOUND", "knows no model org/none"),
+    ({"model_cache_revision": "none"}, "SOURCE_NOT_FOUND", "org/tiny has no revision 'none'"),
 ])
 def test_what_the_hub_does_not_have_is_one_line_and_writes_nothing(
     locking: Desk, model: dict[str, str], reason: str, said: str
 ) -> None:
-    locking.settings.values |= model
+    locking.role_variables |= model
     result, answer = locking.invoke_json("--env", "prod", "models", "lock")
     assert (result.exit_code, answer["reason"]) == (1, reason)
     assert said in answer["message"] and answer["hint"]
@@ -141,7 +141,7 @@ def test_a_value_that_only_ansible_could_render_is_named(locking: Desk) -> None:
     locking.role_variables["model_cache_hub_endpoint"] = "{{ hub }}"
     result = locking.invoke("--env", "prod", "models", "lock")
     assert result.exit_code == 2
-    assert "model_cache_hub_endpoint is a template" in result.stderr
+    assert "model_cache_hub_endpoint: Ansible cannot render it here" in result.stderr
     assert "-e model_cache_hub_endpoint=VALUE" in result.stderr
 
 
