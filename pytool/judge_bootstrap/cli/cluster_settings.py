@@ -115,17 +115,18 @@ def cluster_settings_of(app: AppContext, environment: Any, variables: Mapping[st
     """Return the cluster's side out of all variables of an environment. Raises UsageProblem."""
     values = _Values(app.get_services().render(variables, _NAMES, environment.inventory_dir))
     digest, image = values.text("vllm_k8s_image_digest"), values.need("vllm_k8s_image")
-    tag = values.need("vllm_k8s_image_tag")
+    tag, namespace = values.need("vllm_k8s_image_tag"), values.need("vllm_k8s_namespace")
     return ClusterSettings(
         env=environment.name, region=environment.region, inventory_dir=environment.inventory_dir,
         kubeconfig=values.text("vllm_k8s_kubeconfig"), context=values.text("vllm_k8s_context"),
-        render_dir=values.text("vllm_k8s_render_dir"), namespace=values.need("vllm_k8s_namespace"),
+        render_dir=values.text("vllm_k8s_render_dir"), namespace=namespace,
         service_name=values.need("vllm_k8s_service_name"), port=values.number("vllm_k8s_port"),
-        loader=values.truth("vllm_k8s_loader"), loader_namespace=values.need("vllm_k8s_loader_namespace"),
+        loader=values.truth("vllm_k8s_loader"), loader_namespace=values.text("vllm_k8s_loader_namespace") or f"{namespace}-loader",
         loader_use_token=values.truth("vllm_k8s_loader_use_token"),
         hf_secret_name=values.need("vllm_k8s_hf_secret_name"),
         api_key_secret_name=values.text("vllm_k8s_api_key_secret_name"),
-        image=f"{image}@{digest}" if digest else f"{image}:{tag}", gpu_count=values.number("vllm_k8s_gpu_count"),
+        # With a digest the tag only tells people the version; it is the same text as the role's.
+        image=f"{image}:{tag}@{digest}" if digest else f"{image}:{tag}", gpu_count=values.number("vllm_k8s_gpu_count"),
         replicas=values.number("vllm_k8s_replicas"), node_selector=values.mapping("vllm_k8s_node_selector"),
         tolerations=values.items("vllm_k8s_tolerations"), node_taint=values.need("vllm_k8s_node_taint"),
         pod_security=values.text("vllm_k8s_pod_security"), store_volume=values.need("vllm_k8s_store_volume"),
