@@ -1,0 +1,1 @@
+"""Drills of the cluster: an API server that answers badly, many nodes, and what is there afterwards."""
