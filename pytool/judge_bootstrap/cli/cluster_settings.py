@@ -23,9 +23,8 @@ _NAMES = (
     "vllm_k8s_image_digest", "vllm_k8s_gpu_count", "vllm_k8s_replicas", "vllm_k8s_node_selector",
     "vllm_k8s_tolerations", "vllm_k8s_node_taint", "vllm_k8s_pod_security", "vllm_k8s_store_volume",
     "vllm_k8s_network_policy", "vllm_k8s_run_as_user", "model_cache_dir")
-# Keys of the two Secrets.
-HF_SECRET_KEY = "token"
-API_KEY_SECRET_KEY = "api-key"
+# Pod Security level of the loader's namespace.
+LOADER_LEVEL = "privileged"
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,23 @@ class ClusterSettings:
 
     def labels(self, name: str) -> dict[str, str]:
         """Return the labels of an object of ours; `name` is its part of the application (`judge-loader`)."""
+        return {"app.kubernetes.io/name": name, "app.kubernetes.io/instance": self.service_name, **self._ours()}
+
+    def namespace_object(self) -> dict[str, Any]:
+        """Return the serving namespace as the role makes it."""
+        return self._namespace(self.namespace, self.pod_security or "restricted")
+
+    def loader_namespace_object(self) -> dict[str, Any]:
+        """Return the loader's namespace as the role makes it: hostPath is in no level below privileged."""
+        return self._namespace(self.loader_namespace, LOADER_LEVEL)
+
+    def _namespace(self, name: str, level: str) -> dict[str, Any]:
+        labels = self._ours() | {f"pod-security.kubernetes.io/{mode}": level for mode in ("enforce", "audit", "warn")}
+        return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+    def _ours(self) -> dict[str, str]:
         owner = hashlib.sha256(f"{self.namespace}/{self.service_name}".encode()).hexdigest()[:16]
-        return {"app.kubernetes.io/name": name, "app.kubernetes.io/instance": self.service_name,
-                "app.kubernetes.io/managed-by": "judge-bootstrap", "judge-bootstrap.io/owner": owner}
+        return {"app.kubernetes.io/managed-by": "judge-bootstrap", "judge-bootstrap.io/owner": owner}
 
     def connect(self) -> Any:
         """Return a kubernetes.client.ApiClient; nothing is asked yet. Raises BootstrapError."""
@@ -121,7 +134,8 @@ def cluster_settings_of(app: AppContext, environment: Any, variables: Mapping[st
         kubeconfig=values.text("vllm_k8s_kubeconfig"), context=values.text("vllm_k8s_context"),
         render_dir=values.text("vllm_k8s_render_dir"), namespace=namespace,
         service_name=values.need("vllm_k8s_service_name"), port=values.number("vllm_k8s_port"),
-        loader=values.truth("vllm_k8s_loader"), loader_namespace=values.text("vllm_k8s_loader_namespace") or f"{namespace}-loader",
+        loader=values.truth("vllm_k8s_loader"),
+        loader_namespace=values.text("vllm_k8s_loader_namespace") or f"{namespace}-loader",
         loader_use_token=values.truth("vllm_k8s_loader_use_token"),
         hf_secret_name=values.need("vllm_k8s_hf_secret_name"),
         api_key_secret_name=values.text("vllm_k8s_api_key_secret_name"),
