@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from judge_lab import LabError, aws
+from judge_lab import LabError, aws, plain_model
+from judge_lab.hub import DEFAULT_ROOT
 from judge_lab.layout import APPCONFIG_PORT, AWS_PORT, HOST_ADDRESS, HUB_PORT, Layout
 from judge_lab.state import NodeState
 
@@ -36,15 +38,22 @@ def import_path() -> dict[str, str]:
 
 
 def fill_hub(layout: Layout) -> None:
-    """Copy the models that come with the package to where the hub serves from; what is there stays."""
+    """Put the models that come with the package where the hub serves from, and the plain one; what is there stays."""
     layout.hub.mkdir(parents=True, exist_ok=True)
-    for repository in (Path(__file__).parent / "model").glob("*/*"):
-        target = layout.hub / repository.parent.name / repository.name
-        if repository.is_dir() and not target.exists():
-            staging = target.with_name(f".{target.name}.new")
-            shutil.rmtree(staging, ignore_errors=True)
-            shutil.copytree(repository, staging)
-            staging.replace(target)
+    for repository in DEFAULT_ROOT.glob("*/*"):
+        if repository.is_dir():
+            _fill(layout.hub / repository.parent.name / repository.name, partial(shutil.copytree, repository))
+    _fill(layout.hub / plain_model.PLAIN_JUDGE, plain_model.make)
+
+
+def _fill(target: Path, make: Callable[[Path], object]) -> None:
+    """Make one repository if it is not there; it appears whole."""
+    if target.exists():
+        return
+    staging = target.with_name(f".{target.name}.new")
+    shutil.rmtree(staging, ignore_errors=True)
+    make(staging)
+    staging.replace(target)
 
 
 def seed_instances(nodes: Iterable[NodeState]) -> None:
