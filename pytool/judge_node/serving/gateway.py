@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from .config import ENVIRONMENT_NAME, load
 from .inner import App, Inner, Message, Receive, Scope, Send
-from .keys import Access, KeyFile
+from .keys import Access, Keys
 from .readiness import Readiness
 
 HEALTH: Final = ("GET", "/health")
@@ -55,7 +55,7 @@ class Gateway:
         self._config = load(os.environ.get(ENVIRONMENT_NAME))
         self._app = app
         self._inner = Inner(app)
-        self._keys = KeyFile(self._config.api_key_file)
+        self._keys = Keys(self._config.api_key_file)
         self._readiness = Readiness(self._config, self._inner, self._keys)
         if self._config.api_key_file is None:
             sys.stderr.write("judge-gateway: api_key_file is null: everyone who reaches the port may ask the judge\n")

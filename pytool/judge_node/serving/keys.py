@@ -1,7 +1,7 @@
-"""The API keys that callers may show: one a line in a file, read again whenever the file is another one.
+"""The API keys that callers may show, read again whenever their file is another one.
 
-kubelet replaces a Secret's files by swapping a link, so the inode tells. Two lines during a rotation let the old key
-and the new one in.
+The key of before the last rotation lies beside the key, in `previous-api-key`, and is good as well, so that clients may
+change over one by one. kubelet replaces a Secret's files by swapping a link, so the inode tells.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import os
 import stat
 from collections.abc import Iterable
 from enum import Enum
+from pathlib import PurePosixPath
 
+PREVIOUS = "previous-api-key"
 _LARGEST_BYTES = 64 << 10
 _SCHEME = b"bearer "
 
@@ -26,26 +28,23 @@ class Access(Enum):
     NO_KEYS = "no keys"  # there is nothing to compare with, so nobody may in
 
 
-class KeyFile:
-    """The keys in a file. Without a path (None) no key is wanted."""
+class Keys:
+    """The keys that are good now. Without a path (None) none is wanted."""
 
     def __init__(self, path: str | None) -> None:
-        self._path = path
-        self._seen: tuple[int, ...] | None = None
-        self._digests: tuple[bytes, ...] = ()
-        self._problem: str | None = None
+        self._now = None if path is None else _File(path)
+        self._before = None if path is None else _File(str(PurePosixPath(path).with_name(PREVIOUS)))
 
     def problem(self) -> str | None:
         """Return why nobody can be let in, in one line without any key; None when somebody can."""
-        if self._path is not None:
-            self._refresh(self._path)
-        return self._problem
+        return None if self._now is None else self._now.read()[1]
 
     def check(self, authorizations: Iterable[bytes]) -> Access:
         """Return whether the values of all Authorization headers of a request are one `Bearer KEY` with a good key."""
-        if self._path is None:
+        if self._now is None or self._before is None:
             return Access.GRANTED
-        if self.problem() is not None:
+        digests, problem = self._now.read()
+        if problem is not None:
             return Access.NO_KEYS
         values = list(authorizations)
         # Two headers are two opinions: whoever stands between might have checked the other one.
@@ -53,33 +52,42 @@ class KeyFile:
             return Access.DENIED
         shown = hashlib.sha256(values[0][len(_SCHEME) :].strip(b" ")).digest()
         good = False
-        for digest in self._digests:  # all of them, whichever fits: the time tells nothing
+        for digest in digests + self._before.read()[0]:  # all of them, whichever fits: the time tells nothing
             good |= hmac.compare_digest(shown, digest)
         return Access.GRANTED if good else Access.DENIED
 
-    def _refresh(self, path: str) -> None:
+
+class _File:
+    """A file with a key a line; usually one."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seen: tuple[int, ...] | None = None
+        self._digests: tuple[bytes, ...] = ()
+        self._problem: str | None = None
+
+    def read(self) -> tuple[tuple[bytes, ...], str | None]:
+        """Return the sha256 of each key, and why there is none. A look at the file's status, where it is the same."""
         try:
-            status = os.stat(path)  # noqa: PTH116 - each request pays for this
-            found = _mark(status)
-            if found == self._seen:
-                return
+            status = os.stat(self._path)  # noqa: PTH116 - each request pays for this
+            if _mark(status) == self._seen:
+                return self._digests, self._problem
             if not stat.S_ISREG(status.st_mode):  # to open a pipe would stop the whole server
                 raise OSError(errno.EINVAL, "it is no file")
-            with open(path, "rb") as file:  # noqa: PTH123
-                found = _mark(os.fstat(file.fileno()))
+            with open(self._path, "rb") as file:  # noqa: PTH123
+                self._seen = _mark(os.fstat(file.fileno()))
                 content = file.read(_LARGEST_BYTES + 1)
         except OSError as error:
-            self._forget(f"the API key file {path} cannot be read: {error.strerror}")
-            return
+            self._seen, self._digests = None, ()
+            self._problem = f"the API key file {self._path} cannot be read: {error.strerror}"
+            return self._digests, self._problem
         keys = {line.strip() for line in content.splitlines()} - {b""}
         if len(content) > _LARGEST_BYTES or not keys:
-            self._forget(f"the API key file {path} has {len(content)} bytes, wanted a key a line")
+            self._digests = ()
+            self._problem = f"the API key file {self._path} has {len(content)} bytes, wanted a key a line"
         else:
             self._digests, self._problem = tuple(hashlib.sha256(key).digest() for key in sorted(keys)), None
-        self._seen = found
-
-    def _forget(self, problem: str) -> None:
-        self._digests, self._problem, self._seen = (), problem, None
+        return self._digests, self._problem
 
 
 def _mark(status: os.stat_result) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from .config import GatewayConfig, GoldenItem
 from .golden import Drift, ReplyInvalid, drift, scores_of
 from .inner import Inner, Scope
-from .keys import KeyFile
+from .keys import Keys
 
 # The slowest card needs half a minute for the longest verdict; the first answer may compile something before.
 ANSWER_SECONDS = 180.0
@@ -43,7 +43,7 @@ class Readiness:
         self,
         config: GatewayConfig,
         inner: Inner,
-        keys: KeyFile,
+        keys: Keys,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
