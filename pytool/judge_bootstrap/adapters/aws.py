@@ -24,6 +24,14 @@ def read_identity(region: str) -> Identity:
         raise AwsUnavailable(one_line(error)) from error
 
 
+def read_secret(region: str, name: str) -> str:
+    """Return the value of a secret in AWS Secrets Manager, a text. Raises AwsUnavailable, which shows nothing of it."""
+    try:
+        return within(CALL_SECONDS, lambda: _read_secret(region, name))
+    except call_errors() as error:
+        raise AwsUnavailable(one_line(error)) from error
+
+
 def call_errors() -> tuple[type[Exception], ...]:
     """Return what a boto3 call raises when AWS cannot be asked, denies, or answers something that is not its protocol.
 
@@ -37,6 +45,18 @@ def call_errors() -> tuple[type[Exception], ...]:
 
     return (ClientError, BotoCoreError, ResponseParserError, HTTPError, TimeoutError, OSError, LookupError, ValueError,
             AttributeError, TypeError)
+
+
+def _read_secret(region: str, name: str) -> str:
+    import boto3
+    from botocore.config import Config
+
+    limits = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2})
+    answer = boto3.session.Session().client("secretsmanager", region_name=region, config=limits).get_secret_value(
+        SecretId=name)
+    if "SecretString" not in answer:
+        raise ValueError("it holds bytes, wanted a text")
+    return str(answer["SecretString"])
 
 
 def _read_identity(region: str) -> Identity:

@@ -46,7 +46,7 @@ def checked(value: str, what: str) -> str:
         found = "a text with blanks or signs that no token has"
     else:
         return text
-    raise BootstrapError(f"{what} is {found}, wanted {wanted}", reason=UNUSABLE,
+    raise BootstrapError(f"{what} is {found}, wanted {wanted}", reason="TOKEN_UNAVAILABLE",
                          hint="hf auth whoami   # with the same token; make one at https://huggingface.co/settings/tokens")
 
 

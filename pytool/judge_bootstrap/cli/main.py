@@ -21,6 +21,8 @@ COMMANDS = {
     "plan": ("judge_bootstrap.cli.run:plan", "Show what a run would change, without changing anything."),
     "models": ("judge_bootstrap.cli.models:models",
                "Lock, mirror, list, check, update and remove the models on the nodes."),
+    "secrets": ("judge_bootstrap.cli.secrets:secrets",
+                "Bring the Hub token and the API key into the cluster, as Secrets."),
     "config": ("judge_bootstrap.cli.config:config", "Show the settings: each value, its source and its age."),
     "doctor": ("judge_bootstrap.cli.doctor:doctor",
                "Check what a run needs: tools, AWS identity, AppConfig, inventory, cluster, GPU nodes."),
