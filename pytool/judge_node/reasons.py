@@ -373,6 +373,36 @@ _ALL = (
         "kubectl get namespace NAMESPACE --show-labels",
     ),
     Reason(
+        "SECRET_FOREIGN",
+        "cluster",
+        "A Secret of the name that judge-bootstrap would write is there and was not made by it; it is left alone.",
+        ("it was made with kubectl, or by another tool", "another judge uses the same name"),
+        "kubectl -n NAMESPACE get secret NAME --show-labels   # set another name, or delete it",
+        3,
+    ),
+    Reason(
+        "SECRET_UNUSABLE",
+        "cluster",
+        "A Secret, or what was given for one, does not hold one line of printable text under the key that is needed.",
+        ("HF_TOKEN is empty", "the file had two lines", "the Secret has no key `token` or `api-key`"),
+        "judge-bootstrap --env ENV secrets apply",
+    ),
+    Reason(
+        "GPU_NONE",
+        "cluster",
+        "No node of the cluster matches the node selector, or none has a free GPU for the replicas.",
+        ("no GPU node has joined", "the selector names another label", "the NVIDIA device plugin does not run"),
+        "kubectl get nodes -l SELECTOR -o wide; kubectl describe node NODE",
+    ),
+    Reason(
+        "NETWORK_POLICY_UNENFORCED",
+        "cluster",
+        "The cluster takes NetworkPolicies and does not enforce them: every pod of the cluster reaches the judge.",
+        ("the network plugin ignores them (bridge, flannel, aws-node without its policy agent)",),
+        "aws eks update-addon --addon-name vpc-cni --configuration-values '{\"enableNetworkPolicy\":\"true\"}' "
+        "--cluster-name CLUSTER   # or install Calico or Cilium",
+    ),
+    Reason(
         "POD_PENDING",
         "pod",
         "A pod of ours, the serving one or the one that prepares a disk, cannot be created, scheduled or started.",
@@ -393,6 +423,13 @@ _ALL = (
         "kubectl -n llm-judge logs deploy/judge-inference-service",
     ),
     Reason(
+        "API_KEY_UNAVAILABLE",
+        "pod",
+        "The gateway has no API key to compare with, so it lets nobody in and is not ready.",
+        ("the Secret's key is empty", "it is mounted at another path", "the pod's user may not read it"),
+        "kubectl -n llm-judge get secret judge-api-key -o name; judge-bootstrap --env ENV run vllm_k8s",
+    ),
+    Reason(
         "WRONG_MODEL_SERVED",
         "verdict",
         "The service answers, but with another model or commit than the one wanted.",
@@ -404,7 +441,15 @@ _ALL = (
         "verdict",
         "Fixed answers are scored differently than the accepted baseline.",
         ("another model, image or prompt", "another GPU type"),
-        "judge-bootstrap run verify   # compare provenance before accepting a new baseline",
+        "judge-bootstrap --env ENV models baseline --out FILE --check   # which answers are off, and by how much",
+    ),
+    Reason(
+        "GOLDEN_FILE_UNUSABLE",
+        "verdict",
+        "The file of golden answers is missing, is none, or was accepted with other prompts than those of this version.",
+        ("a typing error in vllm_k8s_golden_file", "it was edited by hand", "prompts or rubric changed with an upgrade"),
+        "judge-bootstrap --env ENV models baseline --out FILE   # then review and commit it",
+        2,
     ),
     Reason(
         "VERDICT_INVALID",

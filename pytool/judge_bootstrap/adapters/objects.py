@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from judge_bootstrap.adapters.kube import ask, server_message
+from judge_bootstrap.adapters.kube import TRIES_AGAIN, ask, server_message
 from judge_bootstrap.core.errors import BootstrapError
 
 FIELD_MANAGER = "judge-bootstrap"
 MANAGED_BY = "app.kubernetes.io/managed-by"
+APP = "app.kubernetes.io/name"
 OWNER = "judge-bootstrap.io/owner"
-# (apiVersion, kind) -> (name in the URL, lies in a namespace). All that we make, in the order in which it is removed.
+# (apiVersion, kind) -> (name in the URL, lies in a namespace): all that we ask for, in the order of removal.
 KINDS: dict[tuple[str, str], tuple[str, bool]] = {
     ("networking.k8s.io/v1", "Ingress"): ("ingresses", True),
     ("monitoring.coreos.com/v1", "ServiceMonitor"): ("servicemonitors", True),
@@ -42,10 +44,11 @@ KINDS: dict[tuple[str, str], tuple[str, bool]] = {
     ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"): ("validatingadmissionpolicies", False),
     ("v1", "ServiceAccount"): ("serviceaccounts", True),
     ("v1", "Namespace"): ("namespaces", False),
+    ("v1", "Node"): ("nodes", False),
 }
 # Never removed by itself: with a namespace goes all that others put into it; a Secret may hold what no one else has; a
 # Job and a bare pod are removed by who made them.
-_NOT_PRUNED = ("Namespace", "Secret", "Job", "Pod")
+_NOT_PRUNED = ("Namespace", "Node", "Secret", "Job", "Pod")
 _WITH_PODS = ("Deployment", "DaemonSet")
 _PAGE = 500
 
@@ -150,6 +153,7 @@ def _dry_run(api_client: Any, item: Mapping[str, Any], missing: set[str]) -> Map
 def _try_pod(api_client: Any, owner: Mapping[str, Any]) -> None:
     """Have the API server say whether it would take a pod of this owner. Raises BootstrapError POD_FORBIDDEN."""
     from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
 
     template = copy.deepcopy(owner["spec"]["template"])
     # Its service account may not be there yet, and is no part of what a namespace or a policy forbids.
@@ -159,19 +163,29 @@ def _try_pod(api_client: Any, owner: Mapping[str, Any]) -> None:
     pod["metadata"] = {**template.get("metadata", {}), "generateName": f"{owner['metadata']['name']}-",
                        "namespace": namespace}
     pod["metadata"]["name"] = "dry-run"
-    try:
-        request(api_client, "POST", path_of(pod, collection=True), pod, content_type="application/json",
-                query=[("dryRun", "All")])
-    except ApiException as error:
-        if error.status not in (400, 403, 422):
-            return  # what else goes wrong here says nothing of the pod; applying will say it
-        said = server_message(error)
-        if "service account" in said.lower() or "serviceaccount" in said.lower():
+    for again in range(TRIES_AGAIN, -1, -1):
+        try:
+            # A POST, which `connect` never repeats; of a dry run nothing is left, so it may be.
+            request(api_client, "POST", path_of(pod, collection=True), pod, content_type="application/json",
+                    query=[("dryRun", "All")])
             return
-        raise BootstrapError(
-            f"namespace {namespace} would refuse the pods of {name_of(owner)}: {said}", reason="POD_FORBIDDEN",
-            hint=f"kubectl get namespace {namespace} --show-labels; allow these pods there, or set "
-                 "vllm_k8s_namespace / vllm_k8s_loader_namespace to another namespace") from error
+        except ApiException as error:
+            if error.status in (400, 403, 422):
+                refusal = error
+                break
+            # What else goes wrong here says nothing of the pod; applying will say it.
+        except (HTTPError, OSError):
+            pass
+        if not again:
+            return
+        time.sleep(0.2)
+    said = server_message(refusal)
+    if "service account" in said.lower() or "serviceaccount" in said.lower():
+        return
+    raise BootstrapError(
+        f"namespace {namespace} would refuse the pods of {name_of(owner)}: {said}", reason="POD_FORBIDDEN",
+        hint=f"kubectl get namespace {namespace} --show-labels; allow these pods there, or set "
+             "vllm_k8s_namespace / vllm_k8s_loader_namespace to another namespace") from refusal
 
 
 def _is_ours(item: Mapping[str, Any]) -> bool:
@@ -201,6 +215,19 @@ def plain(item: Mapping[str, Any]) -> dict[str, Any]:
         for field in ("data", "stringData"):
             found.pop(field, None)
     return found
+
+
+def as_text(item: Mapping[str, Any] | None) -> str:
+    """Return an object as YAML for a diff; long binary content as its length."""
+    import yaml
+
+    if item is None:
+        return ""
+    shown = dict(item)
+    if "binaryData" in shown:
+        shown["binaryData"] = {name: f"({len(text)} characters of base64)"
+                               for name, text in (shown["binaryData"] or {}).items()}
+    return str(yaml.safe_dump(shown, sort_keys=False))
 
 
 # --- what is not wanted any more --------------------------------------------------------------------------------------
@@ -234,14 +261,24 @@ def listed(api_client: Any, api_version: str, kind: str, *, namespace: str | Non
             return
 
 
-def unwanted(api_client: Any, owner: str, namespaces: Sequence[str],
-             wanted: Sequence[Mapping[str, Any]], keep: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return the objects that we once applied for this owner and that are not among the wanted ones.
+def prune(api_client: Any, owner: str, namespaces: Sequence[str], wanted: Sequence[Mapping[str, Any]],
+          keep: Sequence[str] = (), *, keep_app: str | None = None, check: bool = False) -> list[ObjectChange]:
+    """Remove what we once applied for this owner and what is not among the wanted objects; say what that was.
 
     Ours is what carries the owner's label and has fields that our field manager applied: a label alone can be copied.
-    `keep` names objects (Kind/namespace/name) that stay although no one wants them now. In the order of removal.
+    `keep` names objects (Kind/namespace/name; a * at the end is any rest) that stay although no one wants them now, as
+    do those of the application `keep_app`. All are listed before the first is removed. Raises BootstrapError.
     """
-    stay = {name_of(item) for item in wanted} | set(keep)
+    found = [item for item in unwanted(api_client, owner, namespaces, wanted, keep)
+             if keep_app is None or item["metadata"]["labels"].get(APP) != keep_app]
+    return [ObjectChange(name_of(item), "deleted", plain(item), None) if check else remove(api_client, item)
+            for item in found]
+
+
+def unwanted(api_client: Any, owner: str, namespaces: Sequence[str], wanted: Sequence[Mapping[str, Any]],
+             keep: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return what `prune` would remove, in the order of removal."""
+    stay = [*(name_of(item) for item in wanted), *keep]
     found = []
     for (api_version, kind), (_, namespaced) in KINDS.items():
         if kind in _NOT_PRUNED:
@@ -249,9 +286,13 @@ def unwanted(api_client: Any, owner: str, namespaces: Sequence[str],
         for namespace in (namespaces if namespaced else [None]):
             found += [item for item in listed(api_client, api_version, kind, namespace=namespace,
                                               labels=f"{OWNER}={owner},{MANAGED_BY}={FIELD_MANAGER}")
-                      if name_of(item) not in stay and _applied_by_us(item)
+                      if not _stays(name_of(item), stay) and _applied_by_us(item)
                       and "deletionTimestamp" not in item["metadata"]]
     return found
+
+
+def _stays(name: str, stay: Sequence[str]) -> bool:
+    return any(name == entry or (entry.endswith("*") and name.startswith(entry[:-1])) for entry in stay)
 
 
 def _applied_by_us(item: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""judge-node.pyz as Kubernetes carries it: in a ConfigMap that is named by its content, so a new program is a new one."""
+"""judge-node.pyz as Kubernetes carries it: a ConfigMap named by its content, so that a new program is a new one."""
 
 from __future__ import annotations
 
