@@ -41,6 +41,10 @@ def build_parser(group: str | None = None) -> argparse.ArgumentParser:
         from .cache.arguments import add_cache
 
         add_cache(cache.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser))
+    loader = groups.add_parser("loader", help="in a pod of Kubernetes: keep the node's models, and say so on the Node")
+    if group in (None, "loader"):
+        verbs = loader.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser)
+        _loader_commands().add_loader(verbs)
     status = groups.add_parser("status", help="what this node has: disks, models, and whether they are complete")
     add_json(status)
     program = groups.add_parser("program", help="write this program as one file, for nodes to fetch")
@@ -224,6 +228,22 @@ def _cache(options: argparse.Namespace) -> Result:
     return run_cache(options, _report)
 
 
+def _loader(options: argparse.Namespace) -> Result:
+    result: Result = _loader_commands().run_loader(options)
+    return result
+
+
+def _loader_commands() -> Any:
+    """Return the loader's commands. Raises NodeError in the copy that travels over ssh, which leaves them out."""
+    try:
+        from .loader import commands
+    except ImportError:
+        raise NodeError(
+            "this copy of judge-node has no loader, which runs in pods only", repair="judge-node --help"
+        ) from None
+    return commands
+
+
 def _reasons(options: argparse.Namespace) -> Result | str:
     from .reasons import REASONS, as_markdown, as_text
 
@@ -263,6 +283,7 @@ def _run(options: argparse.Namespace) -> Result | str:
     commands: dict[str, Any] = {
         "disks": _disks,
         "cache": _cache,
+        "loader": _loader,
         "program": _program,
         "reasons": _reasons,
         "status": _status,
