@@ -249,10 +249,10 @@ def _flags(extra_args: Sequence[str]) -> set[str]:
         flag = flag.partition(".")[0]
         flag = flag.replace("_", "-") if flag.startswith("--") else _short(flag)
         positive = flag.replace("--no-", "--", 1) if flag.startswith("--no-") else flag
-        for name, instead in known.items():
-            # The parser also takes the beginning of a name for the whole, where it is unambiguous.
-            if positive == name or (len(positive) > 3 and name.startswith(positive)):
-                raise UsageProblem(f"vllm_k8s_extra_args has {argument}, which {_why(name)}", hint=f"use {instead}")
+        # The parser also takes the beginning of a name for the whole, where it is unambiguous.
+        meant = positive if positive in known else next((name for name in known if name.startswith(positive)), None)
+        if meant:
+            raise UsageProblem(f"vllm_k8s_extra_args has {argument}, which {_why(meant)}", hint=_hint(known[meant]))
         value = value or (extra_args[position + 1] if position + 1 < len(extra_args) else "")
         for (name, bad), why in _BAD_VALUES.items():
             if flag == name and value.upper() == bad.upper():
@@ -267,6 +267,11 @@ def _short(flag: str) -> str:
         if re.fullmatch(rf"{short}\d*", flag) or (short == "-q" and flag.startswith("-q")):
             return name
     return flag
+
+
+def _hint(instead: str) -> str:
+    nothing = "nothing: "
+    return f"leave it out: {instead.removeprefix(nothing)}" if instead.startswith(nothing) else f"use {instead}"
 
 
 def _why(name: str) -> str:
