@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from judge_bootstrap.adapters.pod_http import get
 from judge_bootstrap.core.errors import BootstrapError
 
 TIMEOUT_SECONDS = 30
@@ -57,22 +57,23 @@ def served_model(models: Any, wanted_name: str, commit: str) -> str:
     return root
 
 
-def fetch_models(base_url: str) -> Any:
-    """Return /v1/models as parsed JSON. Raises BootstrapError PROBE_FAILING when it cannot be had."""
+def fetch_models(base_url: str, api_key: str | None = None) -> Any:
+    """Return /v1/models as parsed JSON. Raises BootstrapError PROBE_FAILING, or API_KEY_WRONG."""
     # No proxy: the address is a port of this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{base_url}/v1/models", timeout=TIMEOUT_SECONDS) as answer:
-            return json.load(answer)
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        raise BootstrapError(f"/v1/models did not answer: {error}", reason="PROBE_FAILING") from error
+    reply = get(f"{base_url}/v1/models", api_key, timeout_seconds=TIMEOUT_SECONDS)
+    if reply.status in (401, 403):
+        raise BootstrapError(f"/v1/models answers {reply.status} to {'our' if api_key else 'no'} API key",
+                             reason="API_KEY_WRONG", hint="judge-bootstrap --env ENV secrets apply --check")
+    if reply.status != 200 or reply.json() is None:
+        raise BootstrapError(f"/v1/models did not answer: {reply.error or reply.status}", reason="PROBE_FAILING")
+    return reply.json()
 
 
-def judge_once(base_url: str, model: str) -> Mapping[str, Any]:
+def judge_once(base_url: str, model: str, api_key: str | None = None) -> Mapping[str, Any]:
     """Have one fixed answer judged; return the verdict as plain data. Raises BootstrapError unless it was scored."""
     from judge_client import JudgeClient
 
-    with JudgeClient(base_url=f"{base_url}/v1", model=model) as client:
+    with JudgeClient(base_url=f"{base_url}/v1", model=model, api_key=api_key or "EMPTY") as client:
         verdict = client.judge(QUESTION, ANSWER)
     if verdict.status != "scored":
         raise BootstrapError(
@@ -83,8 +84,9 @@ def judge_once(base_url: str, model: str) -> Mapping[str, Any]:
 
 def check(endpoints: list[Endpoint], namespace: str, service: str, served_model_name: str, commit: str,
           forward: Callable[[Endpoint], AbstractContextManager[str]],
-          models: Callable[[str], Any] = fetch_models,
-          judge: Callable[[str, str], Mapping[str, Any]] = judge_once) -> Judged:
+          models: Callable[[str, str | None], Any] = fetch_models,
+          judge: Callable[[str, str, str | None], Mapping[str, Any]] = judge_once,
+          api_key: str | None = None) -> Judged:
     """Ask every pod which model it serves, and the first one for a verdict. Raises BootstrapError when one fails."""
     if not endpoints:
         raise BootstrapError(f"no pod is ready behind {namespace}/{service}", reason="POD_PENDING",
@@ -93,20 +95,21 @@ def check(endpoints: list[Endpoint], namespace: str, service: str, served_model_
     for endpoint in endpoints:
         with forward(endpoint) as base_url:
             try:
-                served_model(models(base_url), served_model_name, commit)
+                served_model(models(base_url, api_key), served_model_name, commit)
             except BootstrapError as error:
                 raise BootstrapError(f"pod {endpoint.pod}: {error.message}", reason=error.reason,
                                      hint=error.hint or f"kubectl -n {namespace} logs {endpoint.pod}") from error
             if verdict is None:
-                verdict = judge(base_url, served_model_name)
+                verdict = judge(base_url, served_model_name, api_key)
     assert verdict is not None
     return Judged(tuple(e.pod for e in endpoints), served_model_name, verdict)
 
 
 def check_url(url: str, served_model_name: str, commit: str, wait_seconds: float,
-              models: Callable[[str], Any] = fetch_models,
-              judge: Callable[[str, str], Mapping[str, Any]] = judge_once,
-              clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Judged:
+              models: Callable[[str, str | None], Any] = fetch_models,
+              judge: Callable[[str, str, str | None], Mapping[str, Any]] = judge_once,
+              clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+              api_key: str | None = None) -> Judged:
     """Wait until the server at `url` serves the wanted commit, then ask it for a verdict.
 
     Another model is waited for like no answer: somebody else rolls this server, at a time of their own. Raises
@@ -116,31 +119,39 @@ def check_url(url: str, served_model_name: str, commit: str, wait_seconds: float
     started = clock()
     while True:
         try:
-            served_model(models(base_url), served_model_name, commit)
+            served_model(models(base_url, api_key), served_model_name, commit)
             break
         except BootstrapError as error:
             if clock() - started >= wait_seconds:
                 raise BootstrapError(f"{base_url}: {error.message} (waited {wait_seconds:g} s)", reason=error.reason,
                                      hint=f"curl {base_url}/v1/models, and see the server's log") from error
         sleep(POLL_SECONDS)
-    return Judged((), served_model_name, judge(base_url, served_model_name))
+    return Judged((), served_model_name, judge(base_url, served_model_name, api_key))
+
+
+def read_key_file(path: str | None) -> str | None:
+    """Return the API key in a file's first line; None without a file. Raises BootstrapError SECRET_UNUSABLE."""
+    if not path:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError) as error:
+        raise BootstrapError(f"cannot read the API key in {path}: {getattr(error, 'strerror', None) or error}",
+                             reason="SECRET_UNUSABLE", hint=f"ls -l {path}   # vllm_k8s_endpoint_key_file") from error
+    if not lines or not lines[0].strip():
+        raise BootstrapError(f"{path} is empty, wanted the API key in its first line", reason="SECRET_UNUSABLE",
+                             hint=f"ls -l {path}   # vllm_k8s_endpoint_key_file")
+    return lines[0].strip()
 
 
 def ready_endpoints(api_client: Any, namespace: str, service: str) -> list[Endpoint]:
     """Return the ready pods behind the Service. Raises BootstrapError when the API server cannot be asked."""
     from kubernetes import client
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
 
-    from judge_bootstrap.adapters.kube import describe
+    from judge_bootstrap.adapters.kube import ask
 
-    try:
-        slices = client.DiscoveryV1Api(api_client).list_namespaced_endpoint_slice(
-            namespace, label_selector=f"kubernetes.io/service-name={service}"
-        )
-    except (ApiException, HTTPError, OSError) as error:
-        raise BootstrapError(f"the API server did not answer for service {namespace}/{service}: {describe(error)}",
-                             hint=f"kubectl -n {namespace} get endpointslices") from error
+    slices = ask(f"read the endpoints of service {namespace}/{service}", lambda: client.DiscoveryV1Api(
+        api_client).list_namespaced_endpoint_slice(namespace, label_selector=f"kubernetes.io/service-name={service}"))
     found = {
         Endpoint(endpoint.target_ref.name, part.ports[0].port)
         for part in slices.items

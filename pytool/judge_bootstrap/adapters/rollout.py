@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from judge_node.reasons import REASONS
+
+from judge_bootstrap.adapters.kube import ask
 from judge_bootstrap.core.errors import BootstrapError
 
 POLL_SECONDS = 2.0
@@ -22,7 +26,9 @@ class Cluster(Protocol):
 
     def last_warning(self, kind: str, name: str) -> str | None: ...
 
-    def log_tail(self, pod: str) -> str: ...
+    def log_tail(self, pod: str, container: str | None = None) -> str: ...
+
+    def nodes(self, selector: Mapping[str, str]) -> list[Mapping[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,15 @@ def explain(cluster: Cluster, pods: list[Mapping[str, Any]]) -> tuple[str, str]:
     warning = cluster.last_warning("Pod", name)
     tail = f"; last event: {warning}" if warning else ""
     containers = status.get("containerStatuses") or []
-    if not containers:
-        message = next((c.get("message") for c in status.get("conditions") or []
+    unscheduled = next((c.get("message") for c in status.get("conditions") or []
                         if c["type"] == "PodScheduled" and c["status"] != "True"), None)
-        return "POD_PENDING", f"pod {name} is {status.get('phase', 'unknown')}{': ' + message if message else tail}"
+    if unscheduled and (cold := _cold_nodes(cluster, pod)):
+        return cold
+    if not containers or unscheduled:
+        return "POD_PENDING", (f"pod {name} is {status.get('phase', 'unknown')}"
+                               f"{': ' + unscheduled if unscheduled else tail}")
+    if gate := _failed_gate(cluster, pod):
+        return gate
     container = containers[0]
     state = container.get("state") or {}
     waiting, restarts = state.get("waiting"), container.get("restartCount", 0)
@@ -88,6 +99,45 @@ def explain(cluster: Cluster, pods: list[Mapping[str, Any]]) -> tuple[str, str]:
     log = cluster.log_tail(name)
     return "PROBE_FAILING", (f"pod {name} is {found}, restarted {restarts} times{ended}{tail}"
                              + (f"; end of its log:\n{log}" if log else ""))
+
+
+def _cold_nodes(cluster: Cluster, pod: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what keeps a pod from every node: that none has its commit, with what the first node's loader says."""
+    commit = (pod["metadata"].get("annotations") or {}).get("judge-bootstrap.io/model-commit")
+    if not commit:
+        return None
+    nodes = cluster.nodes((pod.get("spec") or {}).get("nodeSelector") or {})
+    if any((node["metadata"].get("labels") or {}).get(f"judge-bootstrap.io/model-{commit}") == "ready"
+           for node in nodes):
+        return None
+    if not nodes:
+        return "GPU_NONE", f"no node has the labels {dict((pod.get('spec') or {}).get('nodeSelector') or {})}"
+    said = [(node["metadata"]["name"], state_of(node)) for node in nodes]
+    name, state = next(((name, state) for name, state in said if state.get("reason")), said[0])
+    what = state.get("message") or state.get("state") or "its loader has said nothing yet"
+    return str(state.get("reason") or "MODEL_INCOMPLETE"), (
+        f"none of {len(nodes)} nodes has commit {commit[:12]} complete; {name}: {what}")
+
+
+def state_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the loader wrote on a Node; empty where it wrote nothing."""
+    try:
+        found = json.loads((node["metadata"].get("annotations") or {})["judge-bootstrap.io/model-state"])
+    except (LookupError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _failed_gate(cluster: Cluster, pod: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what the init container found that checks the model; None when it has not failed."""
+    for container in (pod.get("status") or {}).get("initContainerStatuses") or []:
+        ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
+        if ended and ended.get("exitCode") and not container.get("ready"):
+            name = pod["metadata"]["name"]
+            said = cluster.log_tail(name, container["name"])
+            code = next((word.strip(":") for word in said.split() if word.strip(":") in REASONS), "MODEL_INCOMPLETE")
+            return code, f"pod {name} does not start, its {container['name']} says: {said or 'nothing'}"
+    return None
 
 
 def _progress(pod: Mapping[str, Any]) -> tuple[bool, int]:
@@ -119,13 +169,18 @@ class KubernetesCluster:
         events.sort(key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
         return f"{events[-1].get('reason')}: {events[-1].get('message')}" if events else None
 
-    def log_tail(self, pod: str) -> str:
+    def nodes(self, selector: Mapping[str, str]) -> list[Mapping[str, Any]]:
+        from judge_bootstrap.adapters.objects import listed
+
+        return list(listed(self._api_client, "v1", "Node", labels=",".join(f"{k}={v}" for k, v in selector.items())))
+
+    def log_tail(self, pod: str, container: str | None = None) -> str:
         # A container that never wrote, or was never started, has no log: that is no failure of the explanation.
         try:
             # Raw, because the client turns the text into the repr of bytes.
             answer = self._core.read_namespaced_pod_log(
-                pod, self._namespace, tail_lines=LOG_TAIL_LINES, _preload_content=False
-            )
+                pod, self._namespace, tail_lines=LOG_TAIL_LINES, _preload_content=False,
+                **({"container": container} if container else {}))
             return str(answer.data.decode("utf-8", "replace")).strip()
         except Exception:
             return ""
@@ -135,13 +190,5 @@ class KubernetesCluster:
         return plain
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
-        from judge_bootstrap.adapters.kube import describe
-
-        try:
-            return call()
-        except (ApiException, HTTPError, OSError) as error:
-            raise BootstrapError(f"the API server did not answer for {self._namespace}/{self._name}: {describe(error)}",
-                                 hint=f"kubectl -n {self._namespace} get deployment {self._name}") from error
+        return ask(f"read {self._namespace}/{self._name}", call,
+                   hint=f"kubectl -n {self._namespace} get deployment {self._name}")

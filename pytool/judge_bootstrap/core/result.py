@@ -166,7 +166,7 @@ class Collector:
             self._last_failure = event
         elif event.kind == "runner_on_ok" and event.result.get("changed"):
             host.changed = True
-            self.changes.append(Change(event.host, event.task or "", diff_text(event.result)))
+            self.changes += changes_of(event.host, event.task or "", event.result)
 
     @property
     def did_anything(self) -> bool:
@@ -306,12 +306,20 @@ def diff_text(result: Mapping[str, Any]) -> str:
     return "\n".join(parts or _named_things(result))
 
 
+def changes_of(host: str, task: str, result: Mapping[str, Any]) -> list[Change]:
+    """Return what a task changed: one change, or one for each object that it names (Kubernetes objects)."""
+    named = [entry for answer in answers(result) for entry in answer.get("objects") or []
+             if isinstance(entry, Mapping) and entry.get("action") not in ("unchanged", "left")]
+    if not named:
+        return [Change(host, task, diff_text(result))]
+    diffs = {str(diff.get("before_header")): diff for answer in answers(result) for diff in answer.get("diff") or []
+             if isinstance(diff, Mapping)}
+    return [Change(host, f"{task}: {entry.get('object')} {entry.get('action')}",
+                   diff_text({"diff": diffs.get(str(entry.get("object")))})) for entry in named]
+
+
 def _named_things(result: Mapping[str, Any]) -> list[str]:
-    """Return a line a thing for the two answers without a diff: kubernetes.core's for several objects, and a list."""
-    inner = result.get("result")
-    if isinstance(inner, Mapping) and isinstance(inner.get("results"), list):
-        changed = [answer.get("result") or {} for answer in inner["results"] if answer.get("changed")]
-        return [f"~{thing.get('kind')}/{(thing.get('metadata') or {}).get('name')}" for thing in changed]
+    """Return a line a thing for an answer that names what it changed in a list, without a diff."""
     said = result.get("msg")
     return [f"+{thing}" for thing in said] if isinstance(said, list) else []
 

@@ -18,6 +18,8 @@ options:
   kubeconfig: {description: Path of the kubeconfig; kubectl's default when empty., type: path}
   context: {description: Context in the kubeconfig; the current one when empty., type: str}
   endpoint_url: {description: URL of a server to ask instead of the pods., type: str}
+  api_key_secret: {description: "Secret in that namespace with the API key; none when empty.", type: str}
+  api_key_file: {description: "File with the API key, used with C(endpoint_url).", type: path}
   wait_seconds: {description: Seconds to wait until that server serves the model., type: int, default: 0}
   python_path:
     description: Folder with the judge_bootstrap sources, used when the package is not installed.
@@ -60,6 +62,8 @@ def main():
             "kubeconfig": {"type": "path"},
             "context": {"type": "str"},
             "endpoint_url": {"type": "str"},
+            "api_key_secret": {"type": "str", "no_log": False},
+            "api_key_file": {"type": "path", "no_log": False},
             "wait_seconds": {"type": "int", "default": 0},
             "python_path": {"type": "path"},
         },
@@ -69,8 +73,9 @@ def main():
     if params["python_path"]:
         sys.path.append(params["python_path"])
     try:
-        from judge_bootstrap.adapters.judge_check import check, check_url, ready_endpoints
+        from judge_bootstrap.adapters.judge_check import check, check_url, read_key_file, ready_endpoints
         from judge_bootstrap.adapters.kube import connect
+        from judge_bootstrap.adapters.kube_secrets import read_api_key
         from judge_bootstrap.adapters.port_forward import forward
         from judge_bootstrap.core.errors import BootstrapError
     except ImportError as error:
@@ -78,13 +83,14 @@ def main():
     try:
         if params["endpoint_url"]:
             found = check_url(params["endpoint_url"], params["served_model_name"], params["commit"],
-                              params["wait_seconds"])
+                              params["wait_seconds"], api_key=read_key_file(params["api_key_file"]))
         else:
             api_client = connect(params["kubeconfig"], params["context"])
             found = check(
                 ready_endpoints(api_client, params["namespace"], params["service"]),
                 params["namespace"], params["service"], params["served_model_name"], params["commit"],
                 forward=lambda endpoint: forward(api_client, params["namespace"], endpoint.pod, endpoint.port),
+                api_key=read_api_key(api_client, params["namespace"], params["api_key_secret"] or None),
             )
     except BootstrapError as error:
         module.fail_json(**error.for_module())

@@ -47,8 +47,8 @@ class LookupModule(LookupBase):
             sys.path.append(pytool)
         self.set_options(var_options=variables, direct=kwargs)
         try:
-            from judge_bootstrap.core.errors import BootstrapError
             from judge_bootstrap.adapters.gateway_config import configuration
+            from judge_bootstrap.core.errors import BootstrapError
         except ImportError as error:
             raise AnsibleError(f"{error} under {sys.executable}; run the playbook with judge-bootstrap's own Python") \
                 from error

@@ -43,28 +43,32 @@ def test_any_other_model_or_commit_is_the_wrong_one(models: Any, message: str) -
 
 class FakePods:
     def __init__(self, models: dict[str, Any]) -> None:
-        self.models_of, self.judged = models, list[str]()
+        self.models_of, self.judged, self.keys = models, list[str](), list[str | None]()
 
     @contextmanager
     def forward(self, endpoint: Endpoint) -> Iterator[str]:
         yield endpoint.pod
 
-    def models(self, base_url: str) -> Any:
+    def models(self, base_url: str, api_key: str | None) -> Any:
+        self.keys.append(api_key)
         return self.models_of[base_url]
 
-    def judge(self, base_url: str, model: str) -> Mapping[str, Any]:
+    def judge(self, base_url: str, model: str, api_key: str | None) -> Mapping[str, Any]:
+        self.keys.append(api_key)
         self.judged.append(base_url)
         return {"status": "scored", "score": 7}
 
     def check(self, *names: str) -> Any:
         endpoints = [Endpoint(name, 8000) for name in names]
-        return check(endpoints, "llm-judge", "judge-service", "judge", COMMIT, self.forward, self.models, self.judge)
+        return check(endpoints, "llm-judge", "judge-service", "judge", COMMIT, self.forward, self.models, self.judge,
+                     api_key="key")
 
 
 def test_every_pod_is_asked_for_its_model_and_one_for_a_verdict() -> None:
     pods = FakePods({"a": MODELS, "b": MODELS})
     found = pods.check("a", "b")
     assert (found.pods, found.verdict["score"], pods.judged) == (("a", "b"), 7, ["a"])
+    assert pods.keys == ["key"] * 3
 
 
 def test_one_pod_with_an_old_model_fails_and_is_named() -> None:
@@ -75,7 +79,7 @@ def test_one_pod_with_an_old_model_fails_and_is_named() -> None:
 
 
 def test_a_pod_that_does_not_answer_is_named_with_the_command_for_its_log() -> None:
-    def refuse(base_url: str) -> Any:
+    def refuse(base_url: str, api_key: str | None) -> Any:
         raise BootstrapError("/v1/models did not answer", reason="PROBE_FAILING")
 
     pods = FakePods({})
