@@ -49,7 +49,7 @@ KINDS: dict[tuple[str, str], tuple[str, bool]] = {
 # Never removed by itself: with a namespace goes all that others put into it; a Secret may hold what no one else has; a
 # Job and a bare pod are removed by who made them.
 _NOT_PRUNED = ("Namespace", "Node", "Secret", "Job", "Pod")
-_WITH_PODS = ("Deployment", "DaemonSet")
+_WITH_PODS = ("Deployment", "DaemonSet", "Job")
 _PAGE = 500
 
 
@@ -151,7 +151,21 @@ def _dry_run(api_client: Any, item: Mapping[str, Any], missing: set[str]) -> Map
 
 
 def _try_pod(api_client: Any, owner: Mapping[str, Any]) -> None:
-    """Have the API server say whether it would take a pod of this owner. Raises BootstrapError POD_FORBIDDEN."""
+    """Raise BootstrapError POD_FORBIDDEN when the API server would not take a pod of this owner."""
+    said = refusal_of_pod(api_client, owner)
+    if said:
+        namespace = owner["metadata"]["namespace"]
+        raise BootstrapError(
+            f"namespace {namespace} would refuse the pods of {name_of(owner)}: {said}", reason="POD_FORBIDDEN",
+            hint=f"kubectl get namespace {namespace} --show-labels; allow these pods there, or set "
+                 "vllm_k8s_namespace / vllm_k8s_loader_namespace to another namespace")
+
+
+def refusal_of_pod(api_client: Any, owner: Mapping[str, Any]) -> str | None:
+    """Return what the API server, its namespace and its policies have against a pod of this owner; None for nothing.
+
+    The namespace must exist. Nothing is made: it is a dry run.
+    """
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -163,29 +177,21 @@ def _try_pod(api_client: Any, owner: Mapping[str, Any]) -> None:
     pod["metadata"] = {**template.get("metadata", {}), "generateName": f"{owner['metadata']['name']}-",
                        "namespace": namespace}
     pod["metadata"]["name"] = "dry-run"
-    for again in range(TRIES_AGAIN, -1, -1):
+    for _ in range(TRIES_AGAIN + 1):
         try:
             # A POST, which `connect` never repeats; of a dry run nothing is left, so it may be.
             request(api_client, "POST", path_of(pod, collection=True), pod, content_type="application/json",
                     query=[("dryRun", "All")])
-            return
+            return None
         except ApiException as error:
             if error.status in (400, 403, 422):
-                refusal = error
-                break
+                said = server_message(error)
+                return None if "service account" in said.lower() or "serviceaccount" in said.lower() else said
             # What else goes wrong here says nothing of the pod; applying will say it.
         except (HTTPError, OSError):
             pass
-        if not again:
-            return
         time.sleep(0.2)
-    said = server_message(refusal)
-    if "service account" in said.lower() or "serviceaccount" in said.lower():
-        return
-    raise BootstrapError(
-        f"namespace {namespace} would refuse the pods of {name_of(owner)}: {said}", reason="POD_FORBIDDEN",
-        hint=f"kubectl get namespace {namespace} --show-labels; allow these pods there, or set "
-             "vllm_k8s_namespace / vllm_k8s_loader_namespace to another namespace") from refusal
+    return None
 
 
 def _is_ours(item: Mapping[str, Any]) -> bool:
