@@ -172,6 +172,10 @@ def scenarios(typed: str) -> list[Scenario]:
         Scenario("config show", ("--env", "far", "config", "show", "-vvv"), (0, 1)),
         Scenario("doctor", (*drill, "doctor", "-vvv"), (0, 1, 2, 3)),
         Scenario("doctor", (*drill, "doctor", "--json"), (0, 1, 2, 3)),
+        # No cluster answers in the drill: what is looked for is the way to that answer.
+        Scenario("health", (*drill, "health", "-vvv"), (1, 2)),
+        Scenario("warmup", (*drill, "warmup", "-vvv", "--json"), (1, 2)),
+        Scenario("logs", (*drill, "logs", "-f", "-vvv"), (1, 2)),
         # The lab itself is brought up by the integration tests; here its commands only look, or refuse.
         Scenario("lab status", ("lab", "status"), (0, 1)),
         Scenario("lab env", ("lab", "env"), (0, 1)),

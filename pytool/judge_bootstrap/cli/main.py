@@ -26,6 +26,10 @@ COMMANDS = {
     "config": ("judge_bootstrap.cli.config:config", "Show the settings: each value, its source and its age."),
     "doctor": ("judge_bootstrap.cli.doctor:doctor",
                "Check what a run needs: tools, AWS identity, AppConfig, inventory, cluster, GPU nodes."),
+    "health": ("judge_bootstrap.cli.health:health",
+               "Show the chain as it is now: nodes, model, pods, answers; and what is broken."),
+    "warmup": ("judge_bootstrap.cli.warmup:warmup", "Send judge requests until the latency has settled."),
+    "logs": ("judge_bootstrap.cli.logs:logs", "Show or follow the logs of the loader's and the server's pods."),
     "lab": ("judge_bootstrap.cli.lab:lab", "Bring the local environment up or down, and drive its nodes."),
 }
 
