@@ -83,15 +83,15 @@ class ClusterSettings:
 
     def namespace_object(self) -> dict[str, Any]:
         """Return the serving namespace as the role makes it."""
-        return self._namespace(self.namespace, self.pod_security or "restricted")
+        level = self.pod_security or "restricted"
+        levels = {f"pod-security.kubernetes.io/{mode}": level for mode in ("enforce", "audit", "warn")}
+        return {"apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": self.namespace, "labels": {**self._ours(), **levels}}}
 
     def loader_namespace_object(self) -> dict[str, Any]:
         """Return the loader's namespace as the role makes it: hostPath is in no level below privileged."""
-        return self._namespace(self.loader_namespace, LOADER_LEVEL)
-
-    def _namespace(self, name: str, level: str) -> dict[str, Any]:
-        labels = self._ours() | {f"pod-security.kubernetes.io/{mode}": level for mode in ("enforce", "audit", "warn")}
-        return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        labels = self.labels("judge-loader") | {"pod-security.kubernetes.io/enforce": LOADER_LEVEL}
+        return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.loader_namespace, "labels": labels}}
 
     def _ours(self) -> dict[str, str]:
         owner = hashlib.sha256(f"{self.namespace}/{self.service_name}".encode()).hexdigest()[:16]

@@ -17,13 +17,17 @@ FREE_FAIL_BYTES = 100 << 20
 
 @dataclass(frozen=True)
 class Check:
-    """One prerequisite: what was found, what is wanted, and the next command where it does not hold."""
+    """One prerequisite: what was found, what is wanted, and the next command where it does not hold.
+
+    `reason`: a code of judge_node/reasons.py, where one says what is wrong.
+    """
 
     name: str
     status: Status
     found: str
     wanted: str
     hint: str | None = None
+    reason: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the check for --json."""
