@@ -59,7 +59,7 @@ ADVISORIES = (
 )
 
 # Flags that would take from the role what it answers for, and the setting that is meant instead.
-_OURS = {
+OURS = {
     "--model": "model.id",
     "--served-model-name": "vllm_k8s_served_model_names",
     "--host": "nothing: the pod has one address",
@@ -74,7 +74,7 @@ _OURS = {
 _HIDES = "nothing: what a file says could not be checked here"
 _OTHER_MODEL = "nothing: only the files of the verified commit are served"
 _OTHER_DOOR = "nothing: the gateway guards one port"
-_REFUSED = {
+REFUSED = {
     "--config": _HIDES,
     "--revision": _OTHER_MODEL,
     "--tokenizer": _OTHER_MODEL,
@@ -95,7 +95,7 @@ _REFUSED = {
     "--root-path": "nothing: the probes ask for /health",
 }
 # Flags of older releases, refused by the parser of every release from FLOOR on; and what to write instead.
-_GONE = {
+GONE = {
     "--disable-log-requests": "nothing: requests are not logged unless --enable-log-requests is given",
     "--swap-space": "nothing: there is no swapping to the CPU any more",
     "--device": "nothing: the platform is found out",
@@ -111,8 +111,17 @@ _BAD_VALUES = {
     ("--attention-backend", "XFORMERS"): "this back end was removed; leave the choice to vLLM, which knows the card",
     ("--load-format", "dummy"): "that serves random weights",
 }
-# Flags of the role's own that an extra argument may replace.
-_REPLACEABLE = ("--structured-outputs-config", "--enable-prefix-caching", "--generation-config")
+# The role's own flags that an extra argument may replace, with their values.
+REPLACEABLE = {
+    # Without these two a model may fill its answer with blank space until it is cut off; xgrammar, the default, also
+    # lets control characters into strings with a maxLength (0.2.8).
+    "--structured-outputs-config": [json.dumps({"backend": "guidance", "disable_any_whitespace": True})],
+    # Every question of a judge begins with the same rubric.
+    "--enable-prefix-caching": [],
+    # The checkpoint's own sampling defaults (a repetition penalty, mostly) would bend a verdict that the client asks
+    # for at temperature 0.
+    "--generation-config": ["vllm"],
+}
 # Quantizations that vLLM does itself while it loads a checkpoint that has none.
 LOAD_TIME_QUANTIZATIONS = ("fp8", "bitsandbytes")
 
@@ -171,17 +180,7 @@ def serve_arguments(
         arguments += ["--tensor-parallel-size", str(gpu_count)]
     if at_load := _load_time_quantization(quantization, wanted_quantization):
         arguments += ["--quantization", at_load]
-    # Without these two a model may fill its answer with blank space until it is cut off; xgrammar, the default, also
-    # lets control characters into strings with a maxLength (0.2.8).
-    own = {
-        "--structured-outputs-config": [json.dumps({"backend": "guidance", "disable_any_whitespace": True})],
-        # Every question of a judge begins with the same rubric.
-        "--enable-prefix-caching": [],
-        # The checkpoint's own sampling defaults (a repetition penalty, mostly) would bend a verdict that the client
-        # asks for at temperature 0.
-        "--generation-config": ["vllm"],
-    }
-    for flag, values in own.items():
+    for flag, values in REPLACEABLE.items():
         if not extra & {flag, flag.replace("--", "--no-", 1)}:
             arguments += [flag, *values]
     if middleware:
@@ -237,7 +236,7 @@ def _load_time_quantization(checkpoint: str | None, wanted: str | None) -> str |
 def _flags(extra_args: Sequence[str]) -> set[str]:
     """Return the flags among the operator's own arguments, spelt out. Raises UsageProblem for one that cannot be."""
     found = set()
-    known = {**_OURS, **_REFUSED, **_GONE}
+    known = {**OURS, **REFUSED, **GONE}
     for position, argument in enumerate(extra_args):
         if not re.match(r"-{1,2}[A-Za-z]", argument):
             continue
@@ -275,9 +274,9 @@ def _hint(instead: str) -> str:
 
 
 def _why(name: str) -> str:
-    if name in _GONE:
+    if name in GONE:
         return "vLLM no longer has"
-    return "the role gives itself" if name in _OURS else "is not for a judge"
+    return "the role gives itself" if name in OURS else "is not for a judge"
 
 
 def environment(extra: Mapping[str, object]) -> dict[str, str]:
