@@ -199,7 +199,8 @@ class _Pace:
         limit, more = "time", f"--wait {2 * WAIT_SECONDS}"
         if sent >= self._requests:
             limit, more = "requests", f"--requests {2 * self._requests}"
-        return outcome("LATENCY_UNSETTLED", f"its latency had not settled when the {limit} ran out, after {sent} requests",
+        message = f"its latency had not settled when the {limit} ran out, after {sent} requests"
+        return outcome("LATENCY_UNSETTLED", message,
                        f"judge-bootstrap --env {self._env} warmup {more}")
 
     def _tell(self, text: str) -> None:
