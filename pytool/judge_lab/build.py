@@ -69,6 +69,7 @@ class Builder:
         if self.binaries:
             self._complete_cluster(wanted)
         elif not self.vm:
+            podless.ensure_api_key(layout)
             self._start(podless.PART, [*services.python(), "-m", "judge_lab.podless"])
         for name, port in services.PORTS.items():
             self._wait(name, lambda port=port: kube.listens(HOST_ADDRESS, port))  # type: ignore[misc]

@@ -114,6 +114,11 @@ class Layout:
         """What runs of the manifests' pods when there is no Kubernetes."""
         return self.root / "pods.json"
 
+    @property
+    def api_key(self) -> Path:
+        """The judge's API key when there is no Kubernetes to keep a Secret."""
+        return self.root / "api-key"
+
     def node(self, name: str) -> Path:
         return self.root / "nodes" / name
 

@@ -2,205 +2,47 @@
 
     python -m judge_lab.podless
 
-It watches the directory that the manifests are written to. A Deployment's container runs with exactly its command,
-arguments, environment, user and volumes, on the image's own root, inside the namespaces of a lab node; a new manifest
-replaces it, and when it ends it is started again. What a cluster would add is not there: no Service, no probes, no
-limits of memory and CPU, no seccomp profile, no network of the pod's own (it listens on the node's address). A manifest
-that asks for more than is done here is not run at all, and the log says why.
+It watches the directory that the manifests are written to. A Deployment's containers run with exactly their commands,
+arguments, environment, user and volumes, on the image's own root, inside the namespaces of a lab node: the init
+containers first, each to its end, then the one that stays; a new manifest replaces it, and when it ends it is started
+again. What a cluster would add is not there: no Service, no probes, no limits of memory and CPU, no seccomp profile, no
+network of the pod's own (it listens on the node's address), no loader. The Secret with the API key is the lab's own
+file. A manifest that asks for more than is done here is not run at all, and the log says why.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import base64
 import json
+import os
+import secrets
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
-
-import yaml
 
 from judge_lab import LabError, gpu, process
 from judge_lab import node as nodes
 from judge_lab.images import CONTAINER_VLLM_DIR
 from judge_lab.layout import Layout, current
+from judge_lab.pod_manifests import Container, Files, Mount, Pod, left_out, pods, read_objects
 from judge_lab.process import Process
 from judge_lab.state import NodeState, load
 
 PART = "podless"
+# The one Secret that a serving pod mounts holds this file.
+API_KEY = "api-key"
 # As kubelet does it, so that what looks for a pod's files looks there; the node's own directory lies below it.
 _PODS = "/var/lib/kubelet/pods"
 _POLL_SECONDS = 0.3
 _LONGEST_BACKOFF_SECONDS = 20.0
 _RESTARTED_AT_ONCE_AFTER_SECONDS = 60.0
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One volume in the container. `source` is a path of the node, or None for an emptyDir.
-
-    `memory` says that the emptyDir is memory, of `size` (tmpfs syntax; "" for no limit).
-    """
-
-    path: str
-    source: str | None
-    read_only: bool
-    name: str = ""
-    memory: bool = False
-    size: str = ""
-
-
-@dataclass(frozen=True)
-class Pod:
-    """One container to run: exactly what its manifest says, as plain values."""
-
-    name: str
-    command: tuple[str, ...]
-    environment: tuple[tuple[str, str], ...]
-    mounts: tuple[Mount, ...]
-    user: int
-    group: int
-    working_dir: str
-    read_only_root: bool
-    gpus: int
-    node_selector: tuple[tuple[str, str], ...]
-    tolerates_gpu_taint: bool
-
-    @property
-    def digest(self) -> str:
-        """Names this pod and no other: a pod whose manifest changes is another pod."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
-
-
-def read_objects(folder: Path) -> list[dict[str, Any]]:
-    """Return the objects of the directory's files; none when it is not there. Raises LabError for a broken file."""
-    found = []
-    for path in sorted(folder.glob("*.yaml")):
-        try:
-            found += [item for item in yaml.safe_load_all(path.read_text()) if isinstance(item, dict)]
-        except FileNotFoundError:
-            continue  # being replaced
-        except (OSError, ValueError, yaml.YAMLError) as err:
-            raise LabError(f"cannot read {path}: {err}") from err
-    return found
-
-
-def pods(objects: Sequence[Mapping[str, Any]]) -> list[Pod]:
-    """Return the pods that the Deployments among the objects ask for, one for each replica.
-
-    Raises LabError, naming the field, for one that this stand-in cannot give what its manifest asks for.
-    """
-    found = []
-    for item in objects:
-        if item.get("kind") == "Deployment":
-            for replica in range(item["spec"].get("replicas", 1)):
-                found.append(_pod(item, replica, objects))
-    return found
-
-
-def _pod(deployment: Mapping[str, Any], replica: int, objects: Sequence[Mapping[str, Any]]) -> Pod:
-    namespace, name = deployment["metadata"]["namespace"], deployment["metadata"]["name"]
-    spec = deployment["spec"]["template"]["spec"]
-    where = f"Deployment/{name}"
-    containers = spec["containers"]
-    if len(containers) != 1 or spec.get("initContainers"):
-        raise LabError(f"{where} has more than one container, which runs in a cluster only")
-    container = containers[0]
-    if not container.get("command"):
-        raise LabError(f"{where} names no command, wanted it in the manifest: the image is not asked here")
-    if container.get("envFrom") or any("valueFrom" in entry for entry in container.get("env", [])):
-        raise LabError(f"{where} takes environment from other objects (valueFrom), which runs in a cluster only")
-    security = {**spec.get("securityContext", {}), **container.get("securityContext", {})}
-    user = security.get("runAsUser", 0)
-    if security.get("runAsNonRoot") and not user:
-        raise LabError(f"{where} says runAsNonRoot and no runAsUser")
-    volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
-    limits = container.get("resources", {}).get("limits", {})
-    return Pod(
-        name=f"{name}-{replica}",
-        command=(*container["command"], *container.get("args", [])),
-        environment=tuple((entry["name"], str(entry.get("value", ""))) for entry in container.get("env", [])),
-        mounts=tuple(
-            _mount(mount, volumes[mount["name"]], namespace, objects, where)
-            for mount in container.get("volumeMounts", [])
-        ),
-        user=user,
-        group=security.get("runAsGroup", 0),
-        working_dir=container.get("workingDir", "/"),
-        read_only_root=bool(security.get("readOnlyRootFilesystem")),
-        gpus=int(limits.get(gpu.RESOURCE, 0)),
-        node_selector=tuple(sorted(spec.get("nodeSelector", {}).items())),
-        tolerates_gpu_taint=any(_tolerates(entry) for entry in spec.get("tolerations", [])),
-    )
-
-
-def _mount(
-    mount: Mapping[str, Any],
-    volume: Mapping[str, Any],
-    namespace: str,
-    objects: Sequence[Mapping[str, Any]],
-    where: str,
-) -> Mount:
-    if "subPath" in mount or "subPathExpr" in mount:
-        raise LabError(f"{where} mounts a subPath at {mount['mountPath']}, which runs in a cluster only")
-    if "emptyDir" in volume:
-        wanted = volume["emptyDir"] or {}
-        return Mount(
-            mount["mountPath"],
-            None,
-            bool(mount.get("readOnly")),
-            volume["name"],
-            wanted.get("medium") == "Memory",
-            tmpfs_size(str(wanted.get("sizeLimit", ""))),
-        )
-    if "persistentVolumeClaim" in volume:
-        claim = volume["persistentVolumeClaim"]
-        path = _claimed_path(claim["claimName"], namespace, objects, where)
-        return Mount(mount["mountPath"], path, bool(mount.get("readOnly") or claim.get("readOnly")), volume["name"])
-    kind = next((key for key in volume if key != "name"), "nothing")
-    raise LabError(f"{where} has the volume {volume['name']} of {kind}, wanted emptyDir or a claim on a local volume")
-
-
-def _claimed_path(claim: str, namespace: str, objects: Sequence[Mapping[str, Any]], where: str) -> str:
-    """Return the node's path behind a claim: its own volume must be bound to it, by name, from both sides."""
-    for item in objects:
-        if item.get("kind") == "PersistentVolumeClaim" and item["metadata"]["name"] == claim:
-            wanted = item["spec"].get("volumeName")
-            for volume in objects:
-                reference = volume.get("spec", {}).get("claimRef", {})
-                if (
-                    volume.get("kind") == "PersistentVolume"
-                    and volume["metadata"]["name"] == wanted
-                    and (reference.get("namespace"), reference.get("name")) == (namespace, claim)
-                    and "local" in volume["spec"]
-                ):
-                    return str(volume["spec"]["local"]["path"])
-    raise LabError(f"{where} claims {namespace}/{claim}, and no local PersistentVolume is bound to that")
-
-
-def _tolerates(toleration: Mapping[str, Any]) -> bool:
-    taint = nodes.TAINT
-    if toleration.get("effect") not in (None, "", taint["effect"]):
-        return False
-    if toleration.get("operator", "Equal") == "Exists":
-        return toleration.get("key") in (None, "", taint["key"])
-    return (toleration.get("key"), toleration.get("value")) == (taint["key"], taint["value"])
-
-
-def tmpfs_size(quantity: str) -> str:
-    """Return a Kubernetes quantity of bytes (`256Mi`, `1G`, `1024`) as tmpfs takes it; "" stays ""."""
-    binary = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
-    decimal = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-    for suffix, factor in {**binary, **decimal}.items():
-        if quantity.endswith(suffix):
-            return str(int(float(quantity.removesuffix(suffix)) * factor))
-    return quantity
 
 
 def place(wanted: Sequence[Pod], usable: Sequence[NodeState]) -> tuple[dict[str, Pod], list[str]]:
@@ -216,8 +58,8 @@ def place(wanted: Sequence[Pod], usable: Sequence[NodeState]) -> tuple[dict[str,
             waiting.append(f"{pod.name} waits: it does not tolerate {nodes.TAINT['key']}={nodes.TAINT['value']}")
         elif not fitting:
             waiting.append(f"{pod.name} waits: no running node has the labels {dict(pod.node_selector)}")
-        elif pod.gpus > 1:
-            waiting.append(f"{pod.name} waits: it asks for {pod.gpus} GPUs, a node has 1")
+        elif pod.container.gpus > 1:
+            waiting.append(f"{pod.name} waits: it asks for {pod.container.gpus} GPUs, a node has 1")
         elif free := next((node.name for node in fitting if node.name not in placed), None):
             placed[free] = pod
         else:
@@ -235,18 +77,26 @@ def usable_nodes(states: Iterable[NodeState]) -> list[NodeState]:
 
 
 def script(pod: Pod, address: str) -> str:
-    """Return the shell script that makes the container's root and becomes its process; `address` is the node's.
+    """Return the shell script that runs the init containers and becomes the container; `address` is the node's.
 
     It runs as root in new mount, uts, ipc and pid namespaces inside the node's own, so all it mounts ends with the pod.
     """
+    lines = ["set -eu", f"hostname {_q(pod.name)}"]
+    for container in pod.init:
+        inner = "\n".join(["set -eu", *_container_lines(pod, container, address)])
+        alone = shlex.join(["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", inner])
+        failed = _q(f"the init container {container.name} ended with ")
+        lines.append(f"{alone} || {{ echo {failed}$? >&2; exit 1; }}")
+    return "\n".join([*lines, *_container_lines(pod, pod.container, address)]) + "\n"
+
+
+def _container_lines(pod: Pod, container: Container, address: str) -> list[str]:
+    """Return the lines that make a container's root and become its process."""
     base = f"/run/judge-lab/pods/{pod.name}"
     root = f"{base}/root"
     layers = _q(f"upperdir={base}/upper,workdir={base}/work")
-    own = f"{_PODS}/{pod.digest}/volumes"
     # The image stays as it is; what has to be there to be mounted on lies in memory, as a runtime's own layer would.
     lines = [
-        "set -eu",
-        f"hostname {_q(pod.name)}",
         f"mkdir -p {_q(base)}",
         f"mount -t tmpfs -o mode=755 tmpfs {_q(base)}",
         f"mkdir {_q(base)}/upper {_q(base)}/work {_q(root)}",
@@ -262,48 +112,95 @@ def script(pod: Pod, address: str) -> str:
     lines += [f"ln -s /proc/self/fd/{number} {_q(root)}/dev/{name}" for number, name in enumerate(_STREAMS)]
     lines.append(f"ln -s /proc/self/fd {_q(root)}/dev/fd")
     # Outer paths first: a mount at /a would cover one at /a/b.
-    for mount in sorted(pod.mounts, key=lambda mount: len(PurePosixPath(mount.path).parts)):
-        target = _q(root + mount.path)
-        lines.append(f"mkdir -p {target}")
-        if mount.memory:
-            size = f",size={mount.size}" if mount.size else ""
-            lines.append(f"mount -t tmpfs -o mode=1777{size} tmpfs {target}")
-            continue
-        source = _q(mount.source if mount.source is not None else f"{own}/{mount.name}")
-        if mount.source is None:
-            lines += [f"mkdir -p {source}", f"chmod 0777 {source}"]
-        else:
-            # As for a local volume: a folder that is not there is never made.
-            lines.append(f"test -d {source} || {{ echo {_q(mount.source)} is not on this node >&2; exit 1; }}")
-        lines.append(f"mount --bind {source} {target}")
-        if mount.read_only:
-            lines.append(f"mount -o remount,bind,ro {target}")
-    if pod.gpus:
+    for mount in sorted(container.mounts, key=lambda mount: len(PurePosixPath(mount.path).parts)):
+        lines += _mount_lines(pod, container, mount, root)
+    if container.gpus:
         lines += [
             f"mkdir -p {_q(root)}{CONTAINER_VLLM_DIR}",
             f"mount --bind -o ro {nodes.NODE_VLLM_DIR} {_q(root)}{CONTAINER_VLLM_DIR}",
         ]
-    if pod.read_only_root:
+    if container.read_only_root:
         lines.append(f"mount -o remount,bind,ro {_q(root)}")
+    groups = "" if container.extra_group is None else str(container.extra_group)
     # The change of user takes root's capabilities away, and no-new-privs keeps it so.
     lines.append(shlex.join([
-        "exec", "setpriv", "--no-new-privs", "chroot", f"--userspec={pod.user}:{pod.group}", "--groups=", root,
-        "/usr/bin/env", "-i", f"--chdir={pod.working_dir}", *_variables(pod), *pod.command,
+        "exec", "setpriv", "--no-new-privs", "chroot", f"--userspec={container.user}:{container.group}",
+        f"--groups={groups}", root, "/usr/bin/env", "-i", f"--chdir={container.working_dir}",
+        *_variables(pod, container), *container.command,
     ]))
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _mount_lines(pod: Pod, container: Container, mount: Mount, root: str) -> list[str]:
+    target = _q(root + mount.path)
+    lines = [f"mkdir -p {target}"]
+    if mount.memory:
+        size = f",size={mount.size}" if mount.size else ""
+        return [*lines, f"mount -t tmpfs -o mode=1777{size} tmpfs {target}"]
+    source = mount.source if mount.source is not None else f"{_own(pod)}/{mount.name}"
+    # As kubelet does it where the pod has an fsGroup; a folder that is there keeps what it is.
+    owned = f"chgrp {container.extra_group} {{0}} && chmod 2775 {{0}}" if container.extra_group else "chmod 0777 {0}"
+    if mount.source is None:
+        if mount.name not in {one.volume for one in pod.files}:
+            lines += [f"mkdir -p {_q(source)}", f"chmod 0777 {_q(source)}"]
+    elif mount.make:
+        # In a cluster this is the loader's work. Without -p: the disk has to be there.
+        lines.append(f"test -d {_q(source)} || {{ mkdir {_q(source)} && {owned.format(_q(source))}; }}")
+    else:
+        # As for a local volume: a folder that is not there is never made.
+        lines.append(f"test -d {_q(source)} || {{ echo {_q(source)} is not on this node >&2; exit 1; }}")
+    if mount.sub_path:
+        source = f"{source}/{mount.sub_path}"
+        lines.append(f"test -d {_q(source)} || {{ mkdir -p {_q(source)} && {owned.format(_q(source))}; }}")
+    lines.append(f"mount --bind {_q(source)} {target}")
+    if mount.read_only:
+        lines.append(f"mount -o remount,bind,ro {target}")
+    return lines
+
+
+def _own(pod: Pod) -> str:
+    """Return the node's folder with the volumes that are the pod's own."""
+    return f"{_PODS}/{pod.digest}/volumes"
+
+
+def write_files(folder: Path, files: Files, group: int | None, api_key: str) -> None:
+    """Write a volume of ConfigMap or Secret into the new directory `folder`, readable by `group` as kubelet does it."""
+    folder.mkdir(parents=True)
+    content = [(API_KEY, api_key.encode())] if files.secret else [
+        (name, base64.b64decode(text)) for name, text in files.content
+    ]  # fmt: skip
+    for name, raw in content:
+        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(raw)
+            if group is not None:
+                os.fchown(stream.fileno(), 0, group)
+            os.fchmod(stream.fileno(), files.mode)
+
+
+def ensure_api_key(layout: Layout) -> str:
+    """Return the key that stands for the Secret's, made and kept in the lab's directory if it is not there."""
+    if not layout.api_key.exists():
+        layout.root.mkdir(parents=True, exist_ok=True)
+        staging = layout.api_key.with_suffix(".new")
+        staging.unlink(missing_ok=True)
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(secrets.token_urlsafe(32) + "\n")
+        staging.replace(layout.api_key)
+    return layout.api_key.read_text().strip()
 
 
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
-def _variables(pod: Pod) -> list[str]:
+def _variables(pod: Pod, container: Container) -> list[str]:
     """Return the container's environment: what a runtime and the GPU bring, and over it what the manifest says."""
     brought = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOSTNAME": pod.name,
-        **(gpu.ENVIRONMENT if pod.gpus else {}),
+        **(gpu.ENVIRONMENT if container.gpus else {}),
     }
-    return [f"{name}={value}" for name, value in {**brought, **dict(pod.environment)}.items()]
+    return [f"{name}={value}" for name, value in {**brought, **dict(container.environment)}.items()]
 
 
 def _q(text: str) -> str:
@@ -339,19 +236,24 @@ class Runner:
 
     layout: Layout
     running: dict[str, Running] = field(default_factory=dict)
-    said: str = ""
+    said: dict[str, str] = field(default_factory=dict)
+    read: tuple[object, list[dict[str, Any]]] = (None, [])
 
     def turn(self) -> None:
         """Look once at manifests, nodes and processes, and do what is to be done."""
         state = load(self.layout)
         usable = usable_nodes(state.nodes.values()) if state is not None else []
         try:
-            wanted, waiting = place(pods(read_objects(self.layout.manifests)), usable)
+            objects = self._objects()
+            asked = pods(objects)
+            wanted, waiting = place(asked, usable)
+            notes = [*left_out(objects), *dict.fromkeys(note for pod in asked for note in pod.notes)]
+            self._say("left out", "; ".join(notes))
         except LabError as err:
             wanted, waiting = {}, [err.message]
         except (KeyError, TypeError, ValueError, AttributeError) as err:
             wanted, waiting = {}, [f"the manifests have a shape that was not expected: {err!r}"]
-        self._say("; ".join(waiting))
+        self._say("waiting", "; ".join(waiting))
         for name, running in list(self.running.items()):
             if wanted.get(name) != running.pod:
                 self._end(running)
@@ -359,6 +261,13 @@ class Runner:
         by_name = {node.name: node for node in usable}
         for name, pod in wanted.items():
             self._keep_running(by_name[name], pod)
+
+    def _objects(self) -> list[dict[str, Any]]:
+        """Return the manifests' objects; they are big, so they are only read again when a file has changed."""
+        seen = [(path.name, *_version(path)) for path in sorted(self.layout.manifests.glob("*.yaml"))]
+        if self.read[0] != seen:
+            self.read = (seen, read_objects(self.layout.manifests))
+        return self.read[1]
 
     def _keep_running(self, node: NodeState, pod: Pod) -> None:
         running, now = self.running.get(node.name), time.monotonic()
@@ -370,7 +279,8 @@ class Runner:
                 longer = min(max(1.0, running.backoff * 2), _LONGEST_BACKOFF_SECONDS)
                 running.backoff = 1.0 if lasted > _RESTARTED_AT_ONCE_AFTER_SECONDS else longer
                 running.due = now + running.backoff
-                _log(f"{pod.name} on {node.name} ended after {lasted:.0f} s, again in {running.backoff:.0f} s")
+                said = last_line(self._log_of(node, pod))
+                _log(f"{pod.name} on {node.name} ended after {lasted:.0f} s, again in {running.backoff:.0f} s: {said}")
             elif now >= running.due:
                 running.process, running.started, running.due = self._start(node, pod), now, 0.0
         else:
@@ -379,8 +289,14 @@ class Runner:
 
     def _start(self, node: NodeState, pod: Pod) -> Process:
         _log(f"starting {pod.name} ({pod.digest}) on {node.name}")
-        log = self.layout.node(node.name) / "fs/var/log/pods" / f"{pod.name}.log"
-        return process.spawn(command(node, pod), log=log, mark=self.layout.root)
+        own = self.layout.node(node.name) / f"fs{_own(pod)}"
+        for files in pod.files:
+            shutil.rmtree(own / files.volume, ignore_errors=True)
+            write_files(own / files.volume, files, pod.container.extra_group, ensure_api_key(self.layout))
+        return process.spawn(command(node, pod), log=self._log_of(node, pod), mark=self.layout.root)
+
+    def _log_of(self, node: NodeState, pod: Pod) -> Path:
+        return self.layout.node(node.name) / "fs/var/log/pods" / f"{pod.name}.log"
 
     def _end(self, running: Running) -> None:
         _log(f"ending {running.pod.name} ({running.pod.digest}) on {running.node}")
@@ -403,10 +319,10 @@ class Runner:
             left = [Process(**one) for one in json.loads(self.layout.pods.read_text())]
             process.end([each for one in left if one.alive() for each in tree(one)])
 
-    def _say(self, text: str) -> None:
-        if text and text != self.said:
+    def _say(self, about: str, text: str) -> None:
+        if text and text != self.said.get(about):
             _log(text)
-        self.said = text
+        self.said[about] = text
 
 
 def tree(top: Process) -> list[Process]:
@@ -417,6 +333,24 @@ def tree(top: Process) -> list[Process]:
         found.append(one)
         left += process.children(one)
     return found
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file does; zeros for one that is being replaced."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a pod's log, or "nothing"."""
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        lines = []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
 
 
 def _log(line: str) -> None:

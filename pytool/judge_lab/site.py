@@ -14,8 +14,10 @@ from judge_lab import (
     binaries,
     clearing,
     disks,
+    hub,
     kube,
     network,
+    plain_model,
     podless,
     prerequisites,
     runtime,
@@ -255,7 +257,8 @@ def stand_ins() -> list[str]:
     state = load(current())
     both = [
         "AWS is a moto server with an instance for each node, AppConfig's data service a small server of its protocol",
-        "the Hugging Face Hub is a small server of the documented endpoints with a tiny judge model",
+        f"the Hugging Face Hub is a small server of the documented endpoints with a tiny judge model, as AWQ "
+        f"({hub.TINY_JUDGE}) and plain ({plain_model.PLAIN_JUDGE})",
     ]
     if state is not None and state.kind == "vm":
         return [
@@ -273,9 +276,11 @@ def stand_ins() -> list[str]:
         return [
             *both,
             "a node is a set of namespaces on this kernel (sshd is real; no systemd)",
-            "no Kubernetes: the manifests are rendered and their fields checked, and the pod's command runs in the "
-            "node's namespaces, with its arguments, environment, user and volumes, on the node's own address; no "
-            f"Service, probes or limits. To have a cluster: {binaries.HOW_TO_GET}; then judge-bootstrap lab up",
+            "no Kubernetes: the manifests are rendered and their fields checked, and the pod's commands (the init "
+            "container's first) run in the node's namespaces, with their arguments, environment, user and volumes, on "
+            "the node's own address; no Service, probes, loader or limits. To have a cluster: "
+            f"{binaries.HOW_TO_GET}; then judge-bootstrap lab up",
+            f"the Secret with the judge's API key is the file {state.layout.api_key}",
             "the GPU is the CPU build of vLLM, mounted where the pod asks for nvidia.com/gpu",
             _IMAGE_STAND_IN,
         ]

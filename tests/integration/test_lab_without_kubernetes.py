@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,12 +125,46 @@ def test_the_weights_are_read_from_the_node_s_own_disk(chain: Chain, first_node:
     assert str(Path(f"/proc/{pid}/root/models").stat().st_dev) == device
 
 
+def asked(address: str, path: str, key: str | None) -> list[str]:
+    """Return the names of the models that the server lists. Raises HTTPError."""
+    request = urllib.request.Request(f"http://{address}:8000{path}")
+    if key:
+        request.add_header("Authorization", f"Bearer {key}")
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+        return [model["id"] for model in json.load(answer)["data"]]
+
+
+def test_without_the_lab_s_key_the_server_answers_nothing(chain: Chain, first_node: str) -> None:
+    for key in (None, "wrong"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            asked(first_node, "/v1/models", key)
+        refused.value.close()
+        assert refused.value.code == 401
+
+
+def test_the_init_container_and_what_is_left_out_are_in_the_logs(chain: Chain) -> None:
+    here = layout.current()
+    said = (here.logs / "podless.log").read_text()
+    assert "DaemonSet/judge-loader is left out" in said
+    assert "is not looked at, there are no Nodes; the init container checks the model itself" in said
+    assert here.api_key.read_text().strip() not in said
+
+
+def test_the_compile_cache_is_a_folder_of_the_commit_s_own_on_the_node_s_disk(chain: Chain, first_node: str) -> None:
+    pid = server_pid(first_node)
+    device = on_node(first_node, "stat -c %d /mnt/nvme").strip()
+    mounted = Path(f"/proc/{pid}/root/cache")
+    assert str(mounted.stat().st_dev) == device
+    (folder,) = on_node(first_node, "ls /mnt/nvme/vllm-cache").split()
+    owner = on_node(first_node, f"stat -c '%g %a' /mnt/nvme/vllm-cache/{folder}").split()
+    assert owner == ["10001", "2775"]
+
+
 def test_another_manifest_replaces_the_server_and_is_verified(chain: Chain, first_node: str) -> None:
     before = server_pid(first_node)
     changed = chain.cli("run", "vllm_k8s", "verify", "-e", '{"vllm_k8s_served_model_names": ["other-name"]}')
     assert changed.code == 0, changed.stderr
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://{first_node}:8000/v1/models") as it:
-        assert [model["id"] for model in json.load(it)["data"]] == ["other-name"]
+    assert asked(first_node, "/v1/models", layout.current().api_key.read_text().strip()) == ["other-name"]
     assert server_pid(first_node) != before
 
 

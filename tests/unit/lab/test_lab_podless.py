@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
+from judge_bootstrap.core.model_manifest import sealed
 from judge_lab import LabError, podless, process
 from judge_lab.layout import Layout
-from judge_lab.podless import Mount, Pod, Runner, place, pods, script, tmpfs_size, usable_nodes
+from judge_lab.pod_manifests import Files, Mount, Pod, left_out, pods, read_objects, tmpfs_size
+from judge_lab.podless import Runner, place, script, usable_nodes
 from judge_lab.process import Process
 from judge_lab.state import NodeState, State
 
@@ -29,7 +31,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The objects as the role writes them."""
     folder = tmp_path_factory.mktemp("rendered")
-    manifest = {"schema": 1, "repo_id": "org/name", "revision": "main", "commit": COMMIT, "files": []}
+    file = {"path": "config.json", "size": 2, "sha256": "a" * 64, "blob_sha1": None}
+    manifest = sealed({"schema": 1, "repo_id": "org/name", "revision": "main", "commit": COMMIT, "files": [file]}, None)
     given = {"model_cache_manifest": manifest, "model_cache_quantization": None, "vllm_k8s_quantization": None,
              "vllm_k8s_extra_env": {"ODD": "it's a \"test\" $HOME"}, "vllm_k8s_render_dir": str(folder / "out")}
     playbook = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["vllm_k8s"]}]
@@ -40,7 +43,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
          str(folder / "playbook.json")],
         check=True, cwd=ROOT, capture_output=True, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
     )
-    return podless.read_objects(folder / "out")
+    return read_objects(folder / "out")
 
 
 @pytest.fixture
@@ -66,23 +69,76 @@ def pod_spec(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 def test_command_arguments_and_environment_are_the_manifest_s(objects: list[dict[str, Any]], pod: Pod) -> None:
     (container,) = pod_spec(objects)["containers"]
-    assert list(pod.command) == container["command"] + container["args"]
-    assert pod.command[:3] == ("vllm", "serve", f"/models/models--org--name/snapshots/{COMMIT}")
-    assert dict(pod.environment) == {entry["name"]: entry["value"] for entry in container["env"]}
+    assert list(pod.container.command) == container["command"] + container["args"]
+    assert pod.container.command[:3] == ("vllm", "serve", f"/models/models--org--name/snapshots/{COMMIT}")
+    assert dict(pod.container.environment) == {entry["name"]: entry["value"] for entry in container["env"]}
 
 
 def test_user_root_and_gpu_are_the_manifest_s(pod: Pod) -> None:
-    assert (pod.user, pod.group, pod.read_only_root, pod.gpus) == (10001, 10001, True, 1)
+    one = pod.container
+    assert (one.user, one.group, one.extra_group, one.read_only_root, one.gpus) == (10001, 10001, 10001, True, 1)
     assert (pod.tolerates_gpu_taint, pod.node_selector) == (True, (("role", "ai-gpu"),))
 
 
-def test_the_claim_leads_to_the_node_s_folder_read_only_and_each_empty_dir_is_its_own(pod: Pod) -> None:
-    assert sorted(pod.mounts, key=lambda mount: mount.path) == [
-        Mount("/dev/shm", None, False, "shm", True, str(2 << 30)),
-        Mount("/home/judge", None, False, "home", False, str(10 << 30)),
-        Mount("/models", "/mnt/nvme/hub", True, "models"),
-        Mount("/tmp", None, False, "tmp", False, str(10 << 30)),
-    ]
+def test_the_claims_lead_to_the_node_s_folders_and_each_empty_dir_is_its_own(pod: Pod) -> None:
+    by_name = {mount.name: mount for mount in pod.container.mounts}
+    key = by_name["cache"].sub_path
+    assert key.startswith(COMMIT[:12])
+    assert by_name == {
+        "shm": Mount("/dev/shm", None, False, "shm", True, str(8 << 30)),
+        "home": Mount("/home/judge", None, False, "home", False, str(10 << 30)),
+        "models": Mount("/models", "/mnt/nvme/hub", True, "models"),
+        "cache": Mount("/cache", "/mnt/nvme/vllm-cache", False, "cache", sub_path=key, make=True),
+        "tmp": Mount("/tmp", None, False, "tmp", False, str(10 << 30)),
+        "program": Mount("/opt/judge-node", None, True, "program"),
+        "gateway": Mount("/etc/judge-gateway", None, True, "gateway"),
+        "api-key": Mount("/etc/judge-api-key", None, True, "api-key"),
+    }
+
+
+def test_the_init_container_checks_the_very_commit_without_a_gpu(pod: Pod) -> None:
+    (check,) = pod.init
+    assert (check.name, check.gpus, check.user) == ("check-model", 0, 10001)
+    assert check.command[:4] == ("python3", "/opt/judge-node/judge-node.pyz", "cache", "verify")
+    assert {mount.path for mount in check.mounts} == {"/models", "/opt/judge-node", "/etc/judge-model", "/tmp"}
+
+
+def test_config_maps_bring_their_files_and_the_secret_is_the_lab_s(pod: Pod, tmp_path: Path) -> None:
+    files = {one.volume: one for one in pod.files}
+    assert files["api-key"] == Files("api-key", 0o440, (), "judge-api-key")
+    for volume in ("manifest", "gateway", "program"):
+        podless.write_files(tmp_path / volume, files[volume], None, "never")
+    assert json.loads((tmp_path / "manifest/manifest.json").read_text())["commit"] == COMMIT
+    assert json.loads((tmp_path / "gateway/gateway.json").read_text())["api_key_file"] == "/etc/judge-api-key/api-key"
+    pyz = tmp_path / "program/judge-node.pyz"
+    assert (pyz.read_bytes()[:2], oct(pyz.stat().st_mode & 0o777)) == (b"#!", "0o644")
+
+
+def test_the_secret_s_file_can_be_read_by_the_pod_s_group_alone(pod: Pod, tmp_path: Path) -> None:
+    (secret,) = (one for one in pod.files if one.secret)
+    podless.write_files(tmp_path / "v", secret, None, "the key")
+    path = tmp_path / "v/api-key"
+    assert (path.read_text(), oct(path.stat().st_mode & 0o777)) == ("the key", "0o440")
+
+
+def test_the_lab_s_key_is_made_once_and_can_be_read_by_root_alone(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "lab")
+    key = podless.ensure_api_key(layout)
+    assert len(key) > 30
+    assert podless.ensure_api_key(layout) == key == layout.api_key.read_text().strip()
+    assert oct(layout.api_key.stat().st_mode & 0o777) == "0o600"
+
+
+def test_what_is_not_looked_at_is_said(objects: list[dict[str, Any]], pod: Pod) -> None:
+    (note,) = pod.notes
+    assert f"the affinity to judge-bootstrap.io/model-{COMMIT} is not looked at, there are no Nodes" in note
+    said = left_out(objects)
+    assert "DaemonSet/judge-loader is left out: the loader: the model_cache role fills the store over ssh" in said
+    (policies,) = (line for line in said if line.startswith("NetworkPolicy/"))
+    assert policies.endswith("is left out: nothing enforces it")
+    (asked,) = (line for line in said if line.startswith("left out, as there is no API server: "))
+    assert {"Namespace", "ServiceAccount", "ClusterRole", "ValidatingAdmissionPolicy"} <= set(asked[37:].split(", "))
+    assert not [line for line in said if line.startswith(("Deployment", "ConfigMap", "PersistentVolume"))]
 
 
 def test_every_replica_is_a_pod(objects: list[dict[str, Any]]) -> None:
@@ -100,15 +156,29 @@ def _value_from(spec: dict[str, Any]) -> None:
     spec["containers"][0]["env"].append({"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}})
 
 
+def _volume(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = (volume for volume in spec["volumes"] if volume["name"] == name)
+    return found
+
+
+def _mount(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = (mount for mount in spec["containers"][0]["volumeMounts"] if mount["name"] == name)
+    return found
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (_value_from, "takes environment from other objects"),
     (lambda spec: spec["containers"].append({}), "more than one container"),
-    (lambda spec: spec.update(initContainers=[{}]), "more than one container"),
+    (lambda spec: spec["initContainers"][0].update(restartPolicy="Always"), "a sidecar"),
     (lambda spec: spec["containers"][0].pop("command"), "names no command"),
     (lambda spec: spec["securityContext"].pop("runAsUser"), "runAsNonRoot and no runAsUser"),
-    (lambda spec: spec["volumes"][1].update(hostPath=spec["volumes"][1].pop("emptyDir")), "volume home of hostPath"),
-    (lambda spec: spec["volumes"][0]["persistentVolumeClaim"].update(claimName="other"), "no local PersistentVolume"),
-    (lambda spec: spec["containers"][0]["volumeMounts"][0].update(subPath="x"), "mounts a subPath at /models"),
+    (lambda spec: _volume(spec, "home").update(csi=_volume(spec, "home").pop("emptyDir")), "volume home of csi"),
+    (lambda spec: _volume(spec, "models")["persistentVolumeClaim"].update(claimName="x"), "no local PersistentVolume"),
+    (lambda spec: _volume(spec, "gateway")["configMap"].update(name="x"), "ConfigMap x, which is not among"),
+    (lambda spec: _volume(spec, "api-key")["secret"].update(items=[]), "takes single keys"),
+    (lambda spec: _mount(spec, "cache").update(subPath="../x"), "an odd subPath at /cache"),
+    (lambda spec: _mount(spec, "gateway").update(subPath="gateway.json"), "one file of gateway"),
+    (lambda spec: spec["affinity"].update(podAntiAffinity={}), "an affinity to more than the model's label"),
 ])
 def test_what_only_a_cluster_can_give_is_refused_and_not_left_out(
     objects: list[dict[str, Any]], change: Callable[[dict[str, Any]], Any], message: str
@@ -119,8 +189,9 @@ def test_what_only_a_cluster_can_give_is_refused_and_not_left_out(
 
 
 def test_a_volume_that_is_bound_to_another_claim_is_not_taken(objects: list[dict[str, Any]]) -> None:
-    (volume,) = (item for item in objects if item["kind"] == "PersistentVolume")
-    volume["spec"]["claimRef"]["namespace"] = "other"
+    for volume in objects:
+        if volume["kind"] == "PersistentVolume":
+            volume["spec"]["claimRef"]["namespace"] = "other"
     with pytest.raises(LabError, match="no local PersistentVolume is bound to that"):
         pods(objects)
 
@@ -134,15 +205,16 @@ def test_the_container_is_started_as_its_user_without_a_way_up_and_with_nothing_
     words = final(pod)
     assert words[:5] == ["exec", "setpriv", "--no-new-privs", "chroot", "--userspec=10001:10001"]
     assert words[words.index("/usr/bin/env") + 1] == "-i"
-    assert words[-len(pod.command):] == list(pod.command)
+    assert "--groups=10001" in words
+    assert words[-len(pod.container.command):] == list(pod.container.command)
 
 
 def test_the_environment_is_the_manifest_s_over_what_image_and_gpu_bring(pod: Pod) -> None:
     words = final(pod)
-    given = dict(word.split("=", 1) for word in words[words.index("--chdir=/") + 1:-len(pod.command)])
-    assert given.items() >= dict(pod.environment).items()
+    given = dict(word.split("=", 1) for word in words[words.index("--chdir=/") + 1:-len(pod.container.command)])
+    assert given.items() >= dict(pod.container.environment).items()
     assert given["ODD"] == "it's a \"test\" $HOME"
-    assert sorted(set(given) - set(dict(pod.environment))) == [
+    assert sorted(set(given) - set(dict(pod.container.environment))) == [
         "HOSTNAME", "OMP_NUM_THREADS", "PATH", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"]
 
 
@@ -154,8 +226,26 @@ def test_a_pod_that_asks_for_no_gpu_gets_no_vllm(objects: list[dict[str, Any]], 
 
 def test_the_root_is_made_read_only_after_everything_is_mounted(pod: Pod) -> None:
     lines = script(pod, "10.77.0.11").splitlines()
-    assert lines[-2].endswith("mount -o remount,bind,ro /run/judge-lab/pods/judge-inference-service-0/root") is True
-    assert sum(line.startswith("mount --bind /mnt/nvme/hub ") for line in lines) == 1
+    assert lines[-2] == "mount -o remount,bind,ro /run/judge-lab/pods/judge-inference-service-0/root"
+    assert sum(line.startswith("mount --bind /mnt/nvme/hub ") for line in lines) == 2  # once for each container
+    assert sum(line.startswith("mount --bind /mnt/nvme/vllm-cache/") for line in lines) == 1
+
+
+def test_the_init_container_runs_first_in_namespaces_of_its_own_and_its_failure_ends_the_pod(pod: Pod) -> None:
+    lines = script(pod, "10.77.0.11").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("unshare --mount --pid --fork --kill-child"))
+    end = next(n for n, line in enumerate(lines) if "the init container check-model ended with" in line)
+    assert lines[end].endswith("exit 1; }")
+    inner = "\n".join(lines[start:end + 1])
+    assert "cache verify /etc/judge-model/manifest.json" in inner
+    assert "/opt/judge-lab/vllm" not in inner
+    assert next(n for n, line in enumerate(lines) if " vllm serve " in line) > end
+
+
+def test_a_folder_that_is_read_is_never_made_and_the_cache_s_is(pod: Pod) -> None:
+    text = script(pod, "10.77.0.11")
+    assert "test -d /mnt/nvme/hub || { echo /mnt/nvme/hub is not on this node" in text
+    assert "test -d /mnt/nvme/vllm-cache || { mkdir /mnt/nvme/vllm-cache && chgrp 10001 " in text
 
 
 @pytest.mark.parametrize(("quantity", "size"), [
@@ -279,7 +369,39 @@ def test_what_a_killed_runner_left_is_ended_by_the_next(held: Held, objects: lis
 def test_a_broken_manifest_runs_nothing_and_is_told_once(
     held: Held, objects: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pod_spec(objects)["initContainers"] = [{"name": "x"}]
+    pod_spec(objects)["containers"].append({"name": "x"})
     held.write(objects)
     assert (held.turn(), held.turn()) == (None, None)
     assert capsys.readouterr().err.count("more than one container") == 1
+
+
+def test_why_a_pod_ended_is_said_with_its_last_line(
+    held: Held, objects: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(podless, "command", lambda node, pod: ["sh", "-c", "echo why; echo"])
+    held.write(objects)
+    first = held.turn()
+    assert first is not None
+    deadline = time.monotonic() + 10
+    while first.alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    held.turn()
+    assert "again in 1 s: why" in capsys.readouterr().err
+
+
+def test_manifests_that_stay_are_not_read_again(
+    held: Held, objects: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.write(objects)
+    first = held.turn()
+    monkeypatch.setattr(podless, "read_objects", lambda folder: pytest.fail("read again"))
+    assert held.turn() == first
+
+
+def test_the_pod_s_own_files_lie_on_its_node_before_it_starts(held: Held, objects: list[dict[str, Any]]) -> None:
+    held.write(objects)
+    held.turn()
+    (pod,) = pods(objects)
+    own = held.layout.node("node-1") / "fs/var/lib/kubelet/pods" / pod.digest / "volumes"
+    assert (own / "api-key/api-key").read_text() == held.layout.api_key.read_text().strip()
+    assert json.loads((own / "gateway/gateway.json").read_text())["commit"] == COMMIT

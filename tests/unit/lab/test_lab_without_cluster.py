@@ -162,7 +162,8 @@ def test_the_stand_ins_name_the_link_and_how_to_get_the_real_one(layout: Layout,
     without_cluster(layout, sleeper)
     told = "\n".join(site.stand_ins())
     assert "no Kubernetes: the manifests are rendered" in told
-    assert "pod's command runs in the node's namespaces" in told
+    assert "the pod's commands (the init container's first) run in the node's namespaces" in told
+    assert f"the Secret with the judge's API key is the file {layout.api_key}" in told
     assert binaries.HOW_TO_GET in told
     assert "kubelet" not in told
     assert "device plugin" not in told
