@@ -36,7 +36,7 @@ _SOURCE_KEYS = ("repo_id", "commit", "image", "served_name", "prompt_sha256", "r
 
 @dataclass(frozen=True)
 class Golden:
-    """A question with an answer to judge. `expect`: what any fair judge thinks of it. `accepted`: six scores, or None."""
+    """A question with an answer. `expect`: what any fair judge thinks of the answer. `accepted`: six scores or None."""
 
     id: str
     question: str
@@ -151,7 +151,7 @@ def check_prompts(golden: GoldenFile, name: str) -> None:
 
 
 def golden_items(path: Path | None, model: str) -> list[dict[str, Any]]:
-    """Return what the gateway is to ask of `model` (its served name) and what was accepted: gateway.json's golden.items.
+    """Return golden.items of gateway.json: what the gateway asks of `model` (its served name), and what was accepted.
 
     Without a file it is one built-in item for which any valid verdict will do. Raises UsageProblem for a bad file.
     """
@@ -183,8 +183,8 @@ def gateway_config(*, served_name: str, commit: str, manifest_digest: str, repo_
     try:
         parse(document)
     except ConfigError as error:
-        raise UsageProblem(f"the gateway cannot be configured so: {error}",
-                           hint="see vllm_k8s_golden_tolerance, vllm_k8s_golden_file and vllm_k8s_max_body_bytes") from None
+        hint = "see vllm_k8s_golden_tolerance, vllm_k8s_golden_file and vllm_k8s_max_body_bytes"
+        raise UsageProblem(f"the gateway cannot be configured so: {error}", hint=hint) from None
     size = len(json.dumps(document))
     if size > LARGEST_CONFIG_BYTES:
         raise UsageProblem(f"the golden answers make a gateway.json of {size} bytes, wanted {LARGEST_CONFIG_BYTES} at "

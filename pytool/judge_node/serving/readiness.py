@@ -100,15 +100,13 @@ class Readiness:
 
     async def _engine_problem(self) -> Problem | None:
         """Return what is wrong with the engine or the model; all who ask within a second share one answer."""
-        old = self._engine is None or (
-            self._engine.done() and self._clock() - self._engine_at >= ENGINE_FRESH_SECONDS
-        )
-        if old:
+        asked = self._engine
+        old = asked is not None and asked.done() and self._clock() - self._engine_at >= ENGINE_FRESH_SECONDS
+        if asked is None or old or asked.cancelled():
             self._engine_at = self._clock()
-            self._engine = asyncio.get_running_loop().create_task(self._ask_engine())
-        assert self._engine is not None
+            self._engine = asked = asyncio.get_running_loop().create_task(self._ask_engine())
         # Shielded: whoever asks and goes away takes the answer from nobody else.
-        return await asyncio.shield(self._engine)
+        return await asyncio.shield(asked)
 
     async def _ask_engine(self) -> Problem | None:
         try:
