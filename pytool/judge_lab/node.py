@@ -38,6 +38,8 @@ NODE_IMAGE_DIR = "/run/judge-lab/image"
 INSTANCE_LABEL = "judge-bootstrap.io/instance-id"
 NODE_LABELS = {"role": "ai-gpu"}
 TAINT = {"key": "sku", "value": "gpu", "effect": "NoSchedule"}
+# As production's kubelets register (registerWithTaints): no serving pod comes before the loader has the model.
+MODEL_TAINT = {"key": "judge-bootstrap.io/model-not-ready", "effect": "NoSchedule"}
 # Directories that a node covers with its own and that a host may lack. Empty ones are left behind on purpose: they
 # belong to the packages (containerd, CNI), and another kubelet may use them by now.
 _COVERED = (
@@ -236,7 +238,7 @@ def _kubelet(node: NodeState) -> dict[str, object]:
         "clusterDNS": [HOST_ADDRESS],
         "clusterDomain": CLUSTER_DOMAIN,
         "resolvConf": f"{NODE_ETC}/resolv.conf",
-        "registerWithTaints": [TAINT],
+        "registerWithTaints": [TAINT, MODEL_TAINT],
         # How often kubelet looks for changes to report, such as a GPU that appeared; 10 s by default.
         "nodeStatusUpdateFrequency": "2s",
         "nodeStatusReportFrequency": "1m",

@@ -196,6 +196,7 @@ def test_a_node_that_is_added_joins_tainted() -> None:
     site.node("add", "node-3")
     node: dict[str, Any] = kube.Api(layout.current()).call("GET", "/api/v1/nodes/node-3")
     assert {"key": "sku", "value": "gpu", "effect": "NoSchedule"} in node["spec"]["taints"]
+    assert {"key": "judge-bootstrap.io/model-not-ready", "effect": "NoSchedule"} in node["spec"]["taints"]
     assert on_node("10.77.0.13", "hostname").strip() == "node-3"
 
 

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from judge_lab import LabError, kube, node, pki, ssh
@@ -31,9 +32,17 @@ def read(layout: Layout, name: str) -> str:
     return (layout.node("node-2") / "etc" / name).read_text()
 
 
+def test_the_model_s_taint_is_the_one_that_the_role_s_loader_removes() -> None:
+    defaults = Path(__file__).resolve().parents[3] / "roles/vllm_k8s/defaults/main.yml"
+    assert yaml.safe_load(defaults.read_text())["vllm_k8s_node_taint"] == node.MODEL_TAINT["key"]
+
+
 def test_a_node_joins_tainted_and_names_its_instance(layout: Layout) -> None:
     kubelet = json.loads(read(layout, "kubelet.yaml"))
-    assert kubelet["registerWithTaints"] == [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]
+    assert kubelet["registerWithTaints"] == [
+        {"key": "sku", "value": "gpu", "effect": "NoSchedule"},
+        {"key": "judge-bootstrap.io/model-not-ready", "effect": "NoSchedule"},
+    ]
     assert kubelet["providerID"] == "aws:///us-east-1a/i-0abc"
     arguments = read(layout, "kubelet.args").splitlines()
     assert "--node-labels=role=ai-gpu,judge-bootstrap.io/instance-id=i-0abc" in arguments
