@@ -20,9 +20,12 @@ class ClusterUnavailable(Exception):
     """The cluster cannot be asked. The message is one line."""
 
 
-def read_cluster(*, kubeconfig: str | None, context: str | None, namespace: str, secret: str,
-                 selector: Mapping[str, str]) -> Cluster:
-    """Return the cluster's facts. `kubeconfig` and `context` None mean kubectl's own. Raises ClusterUnavailable."""
+def read_cluster(*, kubeconfig: str | None, context: str | None, namespace: str, secret: str | None,
+                 secret_namespace: str, selector: Mapping[str, str]) -> Cluster:
+    """Return the cluster's facts. `kubeconfig` and `context` None mean kubectl's own; `secret` None: none is wanted.
+
+    Raises ClusterUnavailable.
+    """
     from kubernetes.client.exceptions import ApiException
     from kubernetes.config.config_exception import ConfigException
     from urllib3.exceptions import HTTPError
@@ -30,7 +33,8 @@ def read_cluster(*, kubeconfig: str | None, context: str | None, namespace: str,
 
     labels = ",".join(f"{key}={value}" for key, value in selector.items())
     try:
-        return within(CLUSTER_SECONDS, lambda: _read(kubeconfig, context, namespace, secret, labels))
+        return within(CLUSTER_SECONDS,
+                      lambda: _read(kubeconfig, context, namespace, (secret_namespace, secret), labels))
     except ApiException as error:
         raise ClusterUnavailable(one_line(f"the API server answers {error.status} {error.reason}")) from error
     # The last four are what the client trips over when kubeconfig or answer have another shape than expected.
@@ -39,7 +43,8 @@ def read_cluster(*, kubeconfig: str | None, context: str | None, namespace: str,
         raise ClusterUnavailable(one_line(getattr(error, "reason", None) or error)) from error
 
 
-def _read(kubeconfig: str | None, context: str | None, namespace: str, secret: str, labels: str) -> Cluster:
+def _read(kubeconfig: str | None, context: str | None, namespace: str, secret: tuple[str, str | None],
+          labels: str) -> Cluster:
     from kubernetes import client, config
 
     settings = client.Configuration()
@@ -52,9 +57,10 @@ def _read(kubeconfig: str | None, context: str | None, namespace: str, secret: s
         version = client.VersionApi(api).get_code(_request_timeout=_TIMEOUTS).git_version
         nodes = core.list_node(label_selector=labels, _request_timeout=_TIMEOUTS).items
         has_namespace = _exists(api, f"/api/v1/namespaces/{namespace}")
-        has_secret = _exists(api, f"/api/v1/namespaces/{namespace}/secrets/{secret}")
+        has_secret = _exists(api, f"/api/v1/namespaces/{secret[0]}/secrets/{secret[1]}") if secret[1] else None
     return Cluster(server=settings.host, version=version, namespace=namespace, has_namespace=bool(has_namespace),
-                   secret=secret, has_secret=has_secret, selector=labels, nodes=[_node(node) for node in nodes])
+                   secret=secret[1], secret_namespace=secret[0], has_secret=has_secret, selector=labels,
+                   nodes=[_node(node) for node in nodes])
 
 
 def _exists(api: Any, path: str) -> bool | None:

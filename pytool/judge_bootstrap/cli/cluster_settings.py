@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from judge_bootstrap.cli.context import AppContext
-from judge_bootstrap.cli.model_settings import ModelSettings, effective_variables, is_true, model_settings_of
+from judge_bootstrap.cli.model_settings import ModelSettings, Render, effective_variables, is_true, model_settings_of
 from judge_bootstrap.core.errors import UsageProblem
 
 _NAMES = (
     "vllm_k8s_kubeconfig", "vllm_k8s_context", "vllm_k8s_render_dir", "vllm_k8s_namespace", "vllm_k8s_service_name",
-    "vllm_k8s_port", "vllm_k8s_loader", "vllm_k8s_loader_namespace", "vllm_k8s_loader_use_token",
+    "vllm_k8s_port", "vllm_k8s_loader", "vllm_k8s_loader_namespace", "vllm_k8s_loader_gated_model",
     "vllm_k8s_hf_secret_name", "vllm_k8s_api_key_secret_name", "vllm_k8s_image", "vllm_k8s_image_tag",
     "vllm_k8s_image_digest", "vllm_k8s_gpu_count", "vllm_k8s_replicas", "vllm_k8s_node_selector",
     "vllm_k8s_tolerations", "vllm_k8s_node_taint", "vllm_k8s_pod_security", "vllm_k8s_store_volume",
@@ -112,7 +112,7 @@ def read_cluster_settings(app: AppContext, extra: Sequence[str] = ()) -> Cluster
 
     Raises UsageProblem for a variable that is missing, of another type than wanted, or cannot be rendered.
     """
-    return cluster_settings_of(app, *effective_variables(app, extra))
+    return cluster_settings_of(app.get_services().render, *effective_variables(app, extra))
 
 
 def read_cluster_and_model(app: AppContext, extra: Sequence[str] = ()) -> tuple[ClusterSettings, ModelSettings]:
@@ -121,12 +121,13 @@ def read_cluster_and_model(app: AppContext, extra: Sequence[str] = ()) -> tuple[
     Raises UsageProblem as read_cluster_settings does.
     """
     environment, variables = effective_variables(app, extra)
-    return cluster_settings_of(app, environment, variables), model_settings_of(app, environment, variables)
+    render = app.get_services().render
+    return cluster_settings_of(render, environment, variables), model_settings_of(render, environment, variables)
 
 
-def cluster_settings_of(app: AppContext, environment: Any, variables: Mapping[str, Any]) -> ClusterSettings:
+def cluster_settings_of(render: Render, environment: Any, variables: Mapping[str, Any]) -> ClusterSettings:
     """Return the cluster's side out of all variables of an environment. Raises UsageProblem."""
-    values = _Values(app.get_services().render(variables, _NAMES, environment.inventory_dir))
+    values = _Values(render(variables, _NAMES, environment.inventory_dir))
     digest, image = values.text("vllm_k8s_image_digest"), values.need("vllm_k8s_image")
     tag, namespace = values.need("vllm_k8s_image_tag"), values.need("vllm_k8s_namespace")
     return ClusterSettings(
@@ -136,7 +137,7 @@ def cluster_settings_of(app: AppContext, environment: Any, variables: Mapping[st
         service_name=values.need("vllm_k8s_service_name"), port=values.number("vllm_k8s_port"),
         loader=values.truth("vllm_k8s_loader"),
         loader_namespace=values.text("vllm_k8s_loader_namespace") or f"{namespace}-loader",
-        loader_use_token=values.truth("vllm_k8s_loader_use_token"),
+        loader_use_token=values.truth("vllm_k8s_loader_gated_model"),
         hf_secret_name=values.need("vllm_k8s_hf_secret_name"),
         api_key_secret_name=values.text("vllm_k8s_api_key_secret_name"),
         # With a digest the tag only tells people the version; it is the same text as the role's.
@@ -146,6 +147,11 @@ def cluster_settings_of(app: AppContext, environment: Any, variables: Mapping[st
         pod_security=values.text("vllm_k8s_pod_security"), store_volume=values.need("vllm_k8s_store_volume"),
         network_policy=values.truth("vllm_k8s_network_policy"), run_as_user=values.number("vllm_k8s_run_as_user"),
         model_cache_dir=values.need("model_cache_dir"), variables=variables)
+
+
+def is_wanted(value: Any) -> bool:
+    """Tell whether a variable that is false or null by default was set to something, a template included."""
+    return is_true(value) or (isinstance(value, str) and "{{" in value)
 
 
 class _Values:

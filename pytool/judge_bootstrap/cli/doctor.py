@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,6 +49,12 @@ def _read_cluster(**names: Any) -> Cluster:
     return read_cluster(**names)
 
 
+def _render(variables: Mapping[str, Any], names: Iterable[str], inventory_dir: Path) -> dict[str, Any]:
+    from judge_bootstrap.adapters.rendered import render
+
+    return render(variables, names, inventory_dir)
+
+
 @dataclass(frozen=True)
 class World:
     """The outside worlds that doctor asks; tests give their own."""
@@ -58,6 +64,7 @@ class World:
     settings: Callable[[Environment], Loaded] = _load
     inventory: Callable[[Environment], InventoryHosts] = _read_inventory
     cluster: Callable[..., Cluster] = _read_cluster
+    render: Callable[[Mapping[str, Any], Iterable[str], Path], dict[str, Any]] = _render
 
 
 @click.command()
@@ -84,7 +91,7 @@ def doctor(app: AppContext) -> int:
         app.emit({"ok": not failed, "command": "doctor", "env": environment.name,
                   "checks": [check.as_json() for check in checks]})
     else:
-        _print(app, checks, environment.name)
+        print_checks(app, checks, next_step=f"judge-bootstrap --env {environment.name} plan")
     return int(ExitCode.FAILED if failed else ExitCode.OK)
 
 
@@ -169,32 +176,28 @@ def _cluster(environment: Environment, world: World, loaded: Loaded | None,
              hosts: dict[str, str | None] | None) -> list[Check]:
     from judge_bootstrap.adapters.config import role_variables
     from judge_bootstrap.adapters.kube_checks import ClusterUnavailable
+    from judge_bootstrap.cli.cluster_settings import cluster_settings_of
     from judge_bootstrap.core.checks import Check, check_cluster
 
     if loaded is None:
         return [Check("Kubernetes", "warn", "not checked: the settings that name it are wrong", "reachable",
                       "correct the settings, then doctor again")]
-    variables = role_variables(environment)
-    if folder := _render_dir(environment, variables):
-        return [Check("Kubernetes", "warn", f"not asked: manifests are written to {folder} instead of being applied",
-                      "a cluster, reachable", _how_to_get_a_cluster(environment))]
+    try:
+        settings = cluster_settings_of(world.render, environment,
+                                       {**role_variables(environment), **loaded.settings.extra_vars()})
+    except BootstrapError as error:
+        return [Check("Kubernetes", "fail", error.message, "variables that say where the cluster is", error.hint)]
+    if settings.render_dir:
+        found = f"not asked: manifests are written to {settings.render_dir} instead of being applied"
+        return [Check("Kubernetes", "warn", found, "a cluster, reachable", _how_to_get_a_cluster(environment))]
     try:
         cluster = world.cluster(
-            kubeconfig=_literal(variables.get("vllm_k8s_kubeconfig")),
-            context=_literal(variables.get("vllm_k8s_context")),
-            namespace=str(loaded.settings["kubernetes.namespace"]),
-            secret=str(loaded.settings["kubernetes.hf_secret_name"]),
-            selector=variables.get("vllm_k8s_node_selector") or {})
+            kubeconfig=settings.kubeconfig, context=settings.context, namespace=settings.namespace,
+            secret=settings.hf_secret_name if settings.loader and settings.loader_use_token else None,
+            secret_namespace=settings.loader_namespace, selector=settings.node_selector)
     except ClusterUnavailable as error:
         return [Check("Kubernetes", "fail", str(error), "reachable", "kubectl cluster-info")]
-    return check_cluster(cluster, hosts)
-
-
-def _render_dir(environment: Environment, variables: Mapping[str, Any]) -> str | None:
-    """Return where the manifests go instead of to a cluster. The lab says it by a variable of the environment."""
-    if environment.provider == "lab":
-        return os.environ.get("JUDGE_LAB_RENDER_DIR") or None
-    return _literal(variables.get("vllm_k8s_render_dir"))
+    return check_cluster(cluster, hosts, environment.name)
 
 
 def _how_to_get_a_cluster(environment: Environment) -> str:
@@ -202,15 +205,11 @@ def _how_to_get_a_cluster(environment: Environment) -> str:
             else "nothing, where somebody else applies them; else set vllm_k8s_render_dir to null")
 
 
-def _literal(value: Any) -> str | None:
-    """Return a text that needs no rendering; else None, and $KUBECONFIG or ~/.kube/config decides."""
-    return value if isinstance(value, str) and "{{" not in value else None
-
-
 _MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
 
-def _print(app: AppContext, checks: list[Check], env: str) -> None:
+def print_checks(app: AppContext, checks: list[Check], *, next_step: str) -> None:
+    """Print a line a check, and what to do about those that do not hold; `next_step` where none failed."""
     plain = app.no_color or not app.console().is_terminal
     for check in checks:
         text, colour = _MARKS[check.status]
@@ -224,4 +223,4 @@ def _print(app: AppContext, checks: list[Check], env: str) -> None:
     if failed:
         app.say(f"{failed} of {len(checks)} checks failed, {warned} warnings.")
     else:
-        app.say(f"All {len(checks)} checks hold, {warned} warnings. Next: judge-bootstrap --env {env} plan")
+        app.say(f"All {len(checks)} checks hold, {warned} warnings. Next: {next_step}")

@@ -30,6 +30,8 @@ COMMANDS = {
                "Show the chain as it is now: nodes, model, pods, answers; and what is broken."),
     "warmup": ("judge_bootstrap.cli.warmup:warmup", "Send judge requests until the latency has settled."),
     "logs": ("judge_bootstrap.cli.logs:logs", "Show or follow the logs of the loader's and the server's pods."),
+    "preflight": ("judge_bootstrap.cli.preflight:preflight",
+                  "Check the cluster: rights, namespaces, GPU nodes, volumes, NetworkPolicy."),
     "lab": ("judge_bootstrap.cli.lab:lab", "Bring the local environment up or down, and drive its nodes."),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from judge_bootstrap.cli.context import AppContext
 from judge_bootstrap.core.errors import UsageProblem
 
+# (variables, names, inventory folder): the variables of those names, rendered (Services.render).
+Render = Callable[[Mapping[str, Any], Iterable[str], Path], dict[str, Any]]
 _YES = ("true", "yes", "on", "1", "y", "t")
 
 
@@ -34,7 +36,7 @@ def read_model_settings(app: AppContext, extra: Sequence[str]) -> ModelSettings:
 
     Raises UsageProblem for what is wrong, and for what Ansible cannot render without a host.
     """
-    return model_settings_of(app, *effective_variables(app, extra))
+    return model_settings_of(app.get_services().render, *effective_variables(app, extra))
 
 
 def effective_variables(app: AppContext, extra: Sequence[str]) -> tuple[Any, dict[str, Any]]:
@@ -62,9 +64,9 @@ _NAMES = ("model_cache_repo_id", "model_cache_revision", "model_cache_hub_endpoi
           "model_cache_allow_auto_map", "model_cache_mirror")
 
 
-def model_settings_of(app: AppContext, environment: Any, variables: Mapping[str, Any]) -> ModelSettings:
+def model_settings_of(render: Render, environment: Any, variables: Mapping[str, Any]) -> ModelSettings:
     """Return the model out of all variables of an environment. Raises UsageProblem."""
-    values = app.get_services().render(variables, _NAMES, environment.inventory_dir)
+    values = render(variables, _NAMES, environment.inventory_dir)
 
     def text(name: str) -> str | None:
         value = values.get(name)

@@ -74,14 +74,16 @@ class ClusterNode:
 class Cluster:
     """The cluster as the judge needs it.
 
-    `nodes` are those that match the role's node selector; `has_secret` is None where we may not look.
+    `nodes` are those that match the role's node selector. `secret` holds the loader's Hub token, None where it uses
+    none; `has_secret` is None where we may not look.
     """
 
     server: str
     version: str
     namespace: str
     has_namespace: bool
-    secret: str
+    secret: str | None
+    secret_namespace: str
     has_secret: bool | None
     selector: str
     nodes: Sequence[ClusterNode]
@@ -123,26 +125,27 @@ def _graded(value: float, warn: float, fail: float) -> Status:
     return "fail" if value > fail else "warn" if value > warn else "ok"
 
 
-def check_cluster(cluster: Cluster, hosts: Mapping[str, str | None] | None) -> list[Check]:
+def check_cluster(cluster: Cluster, hosts: Mapping[str, str | None] | None, env: str) -> list[Check]:
     """Check cluster, names and GPU nodes; `hosts` is the inventory (name to address), None where unreadable."""
     checks = [Check("Kubernetes", "ok", f"{cluster.version} at {cluster.server}", "reachable")]
     there = "is there" if cluster.has_namespace else "is not there yet; a run makes it"
     checks.append(Check("namespace", "ok", f"{cluster.namespace} {there}", "nothing: a run makes it"))
-    checks.append(_secret(cluster))
+    checks.append(_secret(cluster, env))
     checks.append(_gpu_nodes(cluster))
     if hosts is not None:
         checks.append(_compared(cluster, hosts))
     return checks
 
 
-def _secret(cluster: Cluster) -> Check:
-    name = f"{cluster.namespace}/{cluster.secret}"
-    wanted = f"Secret {name}, for gated models only"
+def _secret(cluster: Cluster, env: str) -> Check:
+    if cluster.secret is None:
+        return Check("Hub token", "ok", "none is wanted: the loader fetches without one", "nothing")
+    name = f"{cluster.secret_namespace}/{cluster.secret}"
+    wanted = f"Secret {name}, as vllm_k8s_loader_gated_model says"
     if cluster.has_secret:
         return Check("Hub token", "ok", f"Secret {name} is there", wanted)
     found = f"no Secret {name}" if cluster.has_secret is False else f"not allowed to look for Secret {name}"
-    return Check("Hub token", "warn", found, wanted, f"only for a gated model: kubectl -n {cluster.namespace} create "
-                                                     f"secret generic {cluster.secret} --from-file=token=FILE")
+    return Check("Hub token", "warn", found, wanted, f"judge-bootstrap --env {env} secrets apply")
 
 
 def _gpu_nodes(cluster: Cluster) -> Check:

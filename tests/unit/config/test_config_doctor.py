@@ -29,7 +29,7 @@ TOOLS = Tools(python="3.11.7", programs={"ansible-playbook": "ansible-core 2.19.
 NODES = [ClusterNode("node-1", "aws:///us-east-1a/i-1", "10.77.0.11", 1, True),
          ClusterNode("node-2", None, "10.77.0.12", 1, True)]
 CLUSTER = Cluster(server="https://c", version="v1.36.3", namespace="llm-judge", has_namespace=True, secret="hf-secret",
-                  has_secret=True, selector="role=ai-gpu", nodes=NODES)
+                  secret_namespace="llm-judge-loader", has_secret=True, selector="role=ai-gpu", nodes=NODES)
 HOSTS = {"i-1": InventoryHost("i-1", "10.77.0.11"), "i-2": InventoryHost("i-2", "10.77.0.12")}
 ADDRESSES = {name: host.address for name, host in HOSTS.items()}
 SOURCE = Source(layer="default", detail="roles")
@@ -107,35 +107,69 @@ def test_the_cluster_is_asked_with_the_names_from_settings_and_roles(environment
         return CLUSTER
 
     examine(environment, replace(world, cluster=cluster))
-    assert asked == {"kubeconfig": None, "context": None, "namespace": "llm-judge", "secret": "hf-secret",
-                     "selector": {"role": "ai-gpu"}}
+    assert asked == {"kubeconfig": None, "context": None, "namespace": "llm-judge", "secret": None,
+                     "secret_namespace": "llm-judge-loader", "selector": {"role": "ai-gpu"}}
+
+
+def test_the_secret_is_looked_for_where_the_loader_reads_it(environment: Environment, world: World) -> None:
+    asked: dict[str, Any] = {}
+
+    def cluster(**names: Any) -> Cluster:
+        asked.update(names)
+        return CLUSTER
+
+    with_token = SETTINGS.model_copy(update={"passed_on": {"vllm_k8s_loader_gated_model": "true",
+                                                           "vllm_k8s_loader_namespace": "loaders"}})
+    examine(environment, replace(world, cluster=cluster, settings=lambda env: Loaded(
+        environment, with_token, AppConfigLayer("live", version="7", age_seconds=0))))
+    assert (asked["secret_namespace"], asked["secret"]) == ("loaders", "hf-secret")
+
+
+def test_a_loader_without_a_token_needs_no_secret() -> None:
+    found = check_cluster(replace(CLUSTER, secret=None, has_secret=None), None, "staging")
+    assert [check.found for check in found if check.name == "Hub token"] == [
+        "none is wanted: the loader fetches without one"]
+
+
+def test_a_kubeconfig_that_is_a_template_is_rendered(environment: Environment, world: World) -> None:
+    asked: dict[str, Any] = {}
+
+    def cluster(**names: Any) -> Cluster:
+        asked.update(names)
+        return CLUSTER
+
+    def render(variables: Any, names: Any, inventory_dir: Path) -> dict[str, Any]:
+        return {name: variables[name] for name in names} | {"vllm_k8s_kubeconfig": "/rendered"}
+
+    examine(environment, replace(world, cluster=cluster, render=render))
+    assert asked["kubeconfig"] == "/rendered"
 
 
 def test_hosts_and_nodes_are_matched_by_instance_id_else_by_address() -> None:
-    assert bad(check_cluster(CLUSTER, ADDRESSES)) == {}
+    assert bad(check_cluster(CLUSTER, ADDRESSES, "staging")) == {}
 
 
 def test_a_host_that_is_no_node_fails_and_a_node_that_is_no_host_warns() -> None:
-    assert bad(check_cluster(CLUSTER, {**ADDRESSES, "i-3": None})) == {
+    assert bad(check_cluster(CLUSTER, {**ADDRESSES, "i-3": None}, "staging")) == {
         "inventory and cluster": ("fail", "2 of 3 inventory hosts are nodes; not joined: i-3")}
-    assert bad(check_cluster(CLUSTER, {"i-1": None})) == {
+    assert bad(check_cluster(CLUSTER, {"i-1": None}, "staging")) == {
         "inventory and cluster": ("warn", "1 of 1 inventory hosts are nodes; nodes outside the inventory: node-2")}
 
 
 def test_nodes_without_gpu_or_not_ready_are_named() -> None:
     nodes = [NODES[0], replace(NODES[1], gpus=0), replace(NODES[1], name="node-3", ready=False)]
-    assert bad(check_cluster(replace(CLUSTER, nodes=nodes), None)) == {
+    assert bad(check_cluster(replace(CLUSTER, nodes=nodes), None, "staging")) == {
         "GPU nodes": ("warn", "1 ready with nvidia.com/gpu, of 3 with label role=ai-gpu; without: node-2 (no GPU), "
                               "node-3 (not ready)")}
 
 
 def test_no_gpu_at_all_fails() -> None:
-    assert bad(check_cluster(replace(CLUSTER, nodes=[]), None))["GPU nodes"][0] == "fail"
+    assert bad(check_cluster(replace(CLUSTER, nodes=[]), None, "staging"))["GPU nodes"][0] == "fail"
 
 
 @pytest.mark.parametrize("has_secret", [False, None])
 def test_a_missing_secret_is_only_a_warning(has_secret: bool | None) -> None:
-    assert list(bad(check_cluster(replace(CLUSTER, has_secret=has_secret), None))) == ["Hub token"]
+    assert list(bad(check_cluster(replace(CLUSTER, has_secret=has_secret), None, "staging"))) == ["Hub token"]
 
 
 @pytest.mark.parametrize(("offset", "status"), [(59.0, {}), (-61.0, {"clock": "warn"}), (301.0, {"clock": "fail"})])

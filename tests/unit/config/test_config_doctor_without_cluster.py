@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from judge_bootstrap.adapters.appconfig import AppConfigLayer
-from judge_bootstrap.adapters.config import Loaded, load_environment
+from judge_bootstrap.adapters.config import Loaded, load_environment, role_variables
 from judge_bootstrap.adapters.kube_checks import ClusterUnavailable
 from judge_bootstrap.cli.doctor import World, examine
 from judge_bootstrap.core.checks import Check, Cluster
@@ -50,8 +50,8 @@ def test_where_manifests_are_files_no_cluster_is_asked_and_that_is_a_warning(mon
     environment = load_environment("staging", ROOT / "inventory")
     with pytest.raises(Asked):
         cluster_check(environment)
-    monkeypatch.setattr("judge_bootstrap.adapters.config.role_variables",
-                        lambda environment: {"vllm_k8s_render_dir": "/srv/manifests"})
+    variables = {**role_variables(environment), "vllm_k8s_render_dir": "/srv/manifests"}
+    monkeypatch.setattr("judge_bootstrap.adapters.config.role_variables", lambda environment: variables)
     check = cluster_check(environment)
     assert (check.status, check.found) == (
         "warn", "not asked: manifests are written to /srv/manifests instead of being applied")
