@@ -31,6 +31,7 @@ _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 def add_loader(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verbs of `judge-node loader`."""
     run = add_verb(commands, "run", "in a pod: keep the models of its node there and verified, and say so on the Node")
+    run.allow_abbrev = False  # --token would be taken for --token-file, and a token for its name
     run.add_argument(
         "--models",
         required=True,

@@ -1,0 +1,39 @@
+"""The loader's objects as the role's templates render them, and a few ways to put them into a cluster and to look."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TEMPLATES = ("namespace", "access", "models", "network-policies", "daemonset")
+
+
+def render(folder: Path, **variables: Any) -> list[dict[str, Any]]:
+    """Return the objects, for a manifest and variables as the role has them."""
+    sources = [str(CHECKOUT / f"roles/vllm_k8s/templates/loader/{name}.yaml.j2") for name in TEMPLATES]
+    expression = "{{ query('ansible.builtin.template', *sources) | map('from_yaml_all') | map('list') | flatten(1) }}"
+    tasks = [
+        {"ansible.builtin.include_role": {"name": "vllm_k8s", "tasks_from": "model", "public": True}},
+        {"ansible.builtin.set_fact": {"found": expression}},
+        {"ansible.builtin.copy": {"content": "{{ found | to_json }}", "dest": "{{ rendered }}", "mode": "0600"},
+         "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}},
+    ]
+    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
+    given = {"model_cache_quantization": None, "vllm_k8s_quantization": None, "sources": sources,
+             "rendered": str(folder / "objects.json"), **variables}
+    (folder / "playbook.json").write_text(json.dumps(play))
+    (folder / "vars.json").write_text(json.dumps(given))
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-e", f"@{folder / 'vars.json'}",
+         str(folder / "playbook.json")],
+        cwd=CHECKOUT, capture_output=True, text=True,
+        env={**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg")},
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    found: list[dict[str, Any]] = json.loads((folder / "objects.json").read_text())
+    return found
