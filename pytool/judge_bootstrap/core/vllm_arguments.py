@@ -24,37 +24,37 @@ GATEWAY = "judge_node.serving.gateway.Gateway"
 
 @dataclass(frozen=True)
 class Advisory:
-    """A published weakness of vLLM: `fixed` is the first release without it, `severity` as its source rates it."""
+    """A published weakness of vLLM, in the releases from `since` to before `fixed`, rated by its source."""
 
     name: str
+    since: tuple[int, int, int]
     fixed: tuple[int, int, int]
     severity: str
     what: str
     source: str
 
 
+_ALL = (0, 0, 0)  # or since nobody says when
 # What an update of the image has to look at first; the newest fix among the high and critical ones is FLOOR (a test).
 ADVISORIES = (
-    Advisory("CVE-2025-24357", (0, 7, 0), "high", "a checkpoint in pickle format runs code while it is loaded",
+    Advisory("CVE-2025-24357", _ALL, (0, 7, 0), "high", "a checkpoint in pickle format runs code while it is loaded",
              "GHSA-rh4j-5rhw-hr54, vllm-project/vllm#12366"),
-    Advisory("CVE-2025-48956", (0, 10, 1), "high", "one large HTTP header exhausts the memory, no key needed",
-             "GHSA-rxc4-3w6r-4v47"),
-    Advisory("CVE-2025-59425", (0, 11, 0), "high", "the API key can be guessed by timing", "GHSA-wr9h-g72x-mwhm"),
-    Advisory("CVE-2025-62164", (0, 11, 1), "high", "prompt embeddings are deserialized without checks",
-             "GHSA-mrw7-hf4f-83pf"),
-    Advisory("CVE-2026-22807", (0, 14, 0), "high", "auto_map in a checkpoint runs code even with trust_remote_code off",
-             "GHSA-2pc9-4j83-qjmr"),
-    Advisory("CVE-2026-22778", (0, 14, 1), "critical", "an invalid image gives away a heap address",
-             "GHSA-4r2x-xpjr-7cvv"),
-    Advisory("CVE-2026-34756", (0, 19, 0), "medium", "a huge `n` in one request exhausts the memory, no key needed",
-             "the CVE's record"),
-    Advisory("CVE-2026-48746", (0, 22, 0), "critical", "the API key can be bypassed",
+    Advisory("CVE-2025-48956", (0, 1, 0), (0, 10, 2), "high",
+             "one large HTTP header exhausts the memory, without a key", "its CVE record (fixed in 0.10.1.1)"),
+    Advisory("CVE-2025-59425", _ALL, (0, 11, 0), "high", "the API key can be guessed by timing", "its CVE record"),
+    Advisory("CVE-2025-62164", (0, 10, 2), (0, 11, 1), "high", "prompt embeddings are deserialized without checks",
+             "its CVE record"),
+    Advisory("CVE-2026-22807", (0, 10, 1), (0, 14, 0), "high",
+             "auto_map in a checkpoint runs code even with trust_remote_code off", "GHSA-2pc9-4j83-qjmr"),
+    Advisory("CVE-2026-22778", (0, 8, 3), (0, 14, 1), "critical",
+             "an image and a video in requests to a multimodal model run code", "its CVE record"),
+    Advisory("CVE-2026-34756", (0, 1, 0), (0, 19, 0), "medium",
+             "a huge `n` in one request exhausts the memory, no key needed", "its CVE record"),
+    Advisory("CVE-2026-48746", (0, 3, 0), (0, 22, 0), "critical", "the API key can be bypassed",
              "GHSA-94f4-hr76-p5j6, vllm-project/vllm#43426"),
-    Advisory("CVE-2026-53923", (0, 23, 1), "medium", "a crafted GGUF file overflows a buffer of the GPU",
-             "the CVE's record"),
-    Advisory("CVE-2026-54234", (0, 24, 0), "high", "rated high by the scan of a registry",
+    Advisory("CVE-2026-54234", _ALL, (0, 24, 0), "high", "rated high by a registry's scan of an image with 0.21",
              "aws/deep-learning-containers#6444"),
-    Advisory("CVE-2026-55574", (0, 24, 0), "high", "rated high by the scan of a registry",
+    Advisory("CVE-2026-55574", _ALL, (0, 24, 0), "high", "rated high by a registry's scan of an image with 0.22.1",
              "aws/deep-learning-containers#6379"),
 )
 
@@ -146,7 +146,7 @@ def version_of(tag: str | None) -> tuple[int, int, int] | None:
 
 def open_advisories(version: tuple[int, int, int]) -> list[Advisory]:
     """Return the known advisories that this release still has."""
-    return [advisory for advisory in ADVISORIES if version < advisory.fixed]
+    return [one for one in ADVISORIES if one.since <= version < one.fixed]
 
 
 def serve_arguments(

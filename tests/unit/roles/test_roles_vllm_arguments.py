@@ -205,6 +205,12 @@ def test_only_what_a_release_still_has_is_told_of_it() -> None:
     assert "CVE-2026-48746" not in refused.value.message
 
 
+def test_a_weakness_that_came_later_is_not_held_against_an_old_release() -> None:
+    names = {one.name for one in open_advisories((0, 6, 4))}
+    assert {"CVE-2025-24357", "CVE-2025-59425", "CVE-2026-48746"} <= names
+    assert not {"CVE-2026-22807", "CVE-2026-22778", "CVE-2025-62164"} & names
+
+
 def test_the_floor_is_the_newest_fix_of_a_serious_advisory() -> None:
     assert max(one.fixed for one in ADVISORIES if one.severity in ("high", "critical")) == FLOOR
     assert open_advisories(FLOOR) == []
