@@ -158,14 +158,15 @@ def scenarios(typed: str) -> list[Scenario]:
         # Nobody answers for S3 there; the Hub is asked before, with the token.
         Scenario("models mirror", (*drill, "models", "mirror", "-vvv", "--to", "s3://drill-bucket/hub"), (1,)),
         # The stores are empty since the run that was interrupted: this brings the model again.
-        Scenario("models update", (*drill, "models", "update", "-vvvvv")),
+        Scenario("models update", (*drill, "models", "update", "--nodes-only", "-vvvvv")),
+        Scenario("models update", (*drill, "models", "update", "-vvvvv"), (1,)),
         Scenario("models list", (*drill, "models", "list", "-vvvvv")),
         Scenario("models list", (*drill, "models", "list", "--json")),
         Scenario("models verify", (*drill, "models", "verify", "--deep", "-vvv")),
         Scenario("models prune", (*drill, "models", "prune", "--unused-for", "9999", "--check", "-vvv")),
         Scenario("models pin", (*drill, "models", "pin", GATED, "--why", "a drill", "-vvv")),
         Scenario("models unpin", (*drill, "models", "unpin", GATED, "-vvv")),
-        Scenario("models rollback", (*drill, "models", "rollback", "-vvv"), (0, 1, 3)),
+        Scenario("models rollback", (*drill, "models", "rollback", "--nodes-only", "-vvv"), (0, 1, 3)),
         Scenario("models rm", (*drill, "models", "rm", "drill/other", "-vvv")),
         Scenario("config show", (*drill, "config", "show")),
         Scenario("config show", (*drill, "config", "show", "--json")),

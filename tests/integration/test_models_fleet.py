@@ -16,6 +16,8 @@ from weights import HEAD_BYTES, weights
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not can_run(), reason="needs root, sshd and unshare")]
 
+# These hosts belong to no cluster.
+UPDATE, ROLLBACK = ("update", "--nodes-only"), ("rollback", "--nodes-only")
 Answer = tuple[int, dict[str, Any]]
 
 
@@ -57,17 +59,17 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         told.tell(made, "list", "list")
         told.tell(made, "list one", "list", "--limit", "node-2")
         told.tell(made, "verify", "verify", "--deep")
-        told.tell(made, "update of nothing", "update")
+        told.tell(made, "update of nothing", *UPDATE)
         new_weights(made)
-        told.tell(made, "check update", "update", "--check")
+        told.tell(made, "check update", *UPDATE, "--check")
         # The second host cannot be written to: nobody may be switched.
         made.hosts.hosts[1].in_namespace("mount", "-o", "remount,ro", str(made.hosts.hosts[1].store))
-        told.tell(made, "failed update", "update")
+        told.tell(made, "failed update", *UPDATE)
         made.hosts.hosts[1].in_namespace("mount", "-o", "remount,rw", str(made.hosts.hosts[1].store))
-        told.tell(made, "update", "update")
+        told.tell(made, "update", *UPDATE)
         told.tell(made, "list after update", "list")
-        told.tell(made, "check rollback", "rollback", "--check")
-        told.tell(made, "rollback", "rollback")
+        told.tell(made, "check rollback", *ROLLBACK, "--check")
+        told.tell(made, "rollback", *ROLLBACK)
         # Not the whole commit: these hosts share /proc with this machine, where a command line that names a commit is
         # one that uses it.
         newer = f"{REPOSITORY}@{told.refs['update'][0][:12]}"
@@ -117,7 +119,7 @@ def test_the_check_of_an_update_says_what_would_be_fetched_and_switches_nothing(
     code, answer = story.answers["check update"]
     assert (code, answer["check"], answer["changed"]) == (0, True, 2), answer
     assert story.refs["check update"] == story.refs["list"]
-    assert answer["next"] == ["judge-bootstrap --env drill models update        do it"]
+    assert answer["next"] == ["judge-bootstrap --env drill models update --nodes-only        do it"]
 
 
 def test_a_host_that_cannot_stage_keeps_all_hosts_from_being_switched(story: Story) -> None:

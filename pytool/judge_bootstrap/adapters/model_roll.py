@@ -2,180 +2,79 @@
 
 Kubernetes rolls; what is added is the canary, the early end, and the way back. Going back renders nothing: the old pods
 come from the ReplicaSet that still describes them, because arguments, image and golden answers may have changed too.
-
-State of an update lies on the Deployment, so that a command which was interrupted can be taken up by the next one:
-`judge-bootstrap.io/update` while one is under way ({"from", "to", "at"}), and `.../previous-commit`, which the role
-renders.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from judge_bootstrap.adapters.rollout import is_complete
-from judge_bootstrap.core.errors import BootstrapError, Refusal
-from judge_bootstrap.core.model_roll import (
-    Roll,
-    View,
-    canary_count,
-    commit_of,
-    config_maps_of,
-    earlier_replica_set,
-    health_refusal,
-    ready,
-    view_of,
+from judge_bootstrap.adapters.roll_state import (
+    PREFIX,
+    PREVIOUS,
+    UPDATE,
+    Cluster,
+    Object,
+    Place,
+    Served,
+    deployment_of,
+    manifest_of,
+    replica_sets_of,
 )
+from judge_bootstrap.adapters.roll_watch import POLL_SECONDS, REAL_TIME, Found, Overtaken, Timing, watch
+from judge_bootstrap.core.errors import BootstrapError
+from judge_bootstrap.core.model_roll import config_maps_of, earlier_replica_set, ready
 
-PREFIX = "judge-bootstrap.io/"
-UPDATE, PREVIOUS = PREFIX + "update", PREFIX + "previous-commit"
 NODE_STATE, CHANGED = PREFIX + "model-state", PREFIX + "models-changed"
 LOADER_MODELS = "judge-loader-models"
-POLL_SECONDS = 2.0
-# A ready pod that cannot be reached through the API server so often is listed as not asked; kubelet asked it.
-MOST_ASKED = 3
-
-Object = Mapping[str, Any]
 
 
-class Cluster(Protocol):
-    """What is asked of the API server; objects are their JSON form. All of it raises BootstrapError."""
+class RollFailed(BootstrapError):
+    """A replica did not hold; `found` says what was found, and whether the old commit serves again."""
 
-    def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        """Return an object, or None."""
-
-    def listed(self, kind: str, namespace: str | None, selector: Mapping[str, str]) -> list[Object]:
-        """Return the objects with these labels."""
-
-    def merge(self, kind: str, namespace: str, name: str, body: Object) -> None:
-        """Change some fields; None removes one."""
-
-    def apply(self, item: Object) -> None:
-        """Make the object so."""
-
-    def health(self, namespace: str, pod: str, port: int) -> Mapping[str, Any] | None:
-        """Return what a pod says of itself at /health/ready, ready or not; None when it says nothing."""
-
-    def explain(self, namespace: str, name: str, pods: Sequence[Object]) -> tuple[str, str]:
-        """Return a reason code and what holds up the pod that is furthest from ready."""
+    def __init__(self, message: str, found: Found, *, reason: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, reason=reason, hint=hint)
+        self.found = found
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the judge runs: its Deployment, its port, its nodes, and the loader's namespace (None: no loader)."""
+def do_step(cluster: Cluster, place: Place, step: str, given: Mapping[str, Any], manifest: Mapping[str, Any] | None, *,
+            wait_seconds: float, canary: str | None, bake_seconds: float, check: bool) -> dict[str, Any]:
+    """Do one step of an update, for the Ansible module; return its result. `given` is what `describe` returned before.
 
-    namespace: str
-    name: str
-    port: int = 8000
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    loader_namespace: str | None = None
-    env: str = "ENV"
-
-    def command(self, words: str) -> str:
-        """Return a command to type."""
-        return f"judge-bootstrap --env {self.env} {words}"
-
-
-@dataclass(frozen=True)
-class Served:
-    """What the cluster serves. `commit`: the one that last held everywhere; None when nothing was applied yet.
-
-    `live`: the one that the Deployment names, another one only while an update is unfinished; `target`: where that
-    update goes. `previous`: what the annotation says was served before. `marked`: an update has left its mark, though
-    it may have got to its end.
+    In check mode nothing is written; only what would make a rollback impossible is looked for.
     """
-
-    commit: str | None = None
-    live: str | None = None
-    target: str | None = None
-    previous: str | None = None
-    paused: bool = False
-    marked: bool = False
-    replicas: int = 0
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The clock, for tests."""
-
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-
-
-@dataclass
-class Found:
-    """What a roll came to: `outcome` is rolled, unchanged or rolled_back; `replicas` what each new one said."""
-
-    before: str
-    commit: str
-    outcome: str = "rolled"
-    wanted: int = 0
-    canary: int | None = None
-    seconds: float = 0.0
-    replicas: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the documented JSON form."""
-        return {"from": self.before, "to": self.commit, "outcome": self.outcome, "wanted": self.wanted,
-                "canary": self.canary, "seconds": round(self.seconds, 1), "replicas": self.replicas}
-
-
-class Overtaken(BootstrapError):
-    """Somebody else changed the Deployment meanwhile: what they did is not undone."""
-
-
-def read_served(cluster: Cluster, place: Place) -> Served:
-    """Return what is served now. Raises Refusal ROLLOUT_PAUSED when somebody else paused the Deployment."""
-    deployment = cluster.get("Deployment", place.namespace, place.name)
-    if deployment is None:
-        return Served()
-    update = _update_of(deployment)
-    live, paused = commit_of(deployment), bool(deployment["spec"].get("paused"))
-    if paused and update is None:
-        raise Refusal(f"Deployment {place.namespace}/{place.name} is paused, and not by an update of ours",
-                      reason="ROLLOUT_PAUSED",
-                      hint=f"kubectl -n {place.namespace} rollout resume deployment {place.name}   # when that is over")
-    previous = (deployment["metadata"].get("annotations") or {}).get(PREVIOUS)
-    served = Served(live, live, None, previous, paused, update is not None, deployment["spec"].get("replicas", 1))
-    if update is None or _overtaken(deployment, update):
-        return served
-    return replace(served, commit=update["from"], target=update["to"])
-
-
-def refuse_paused(place: Place, served: Served) -> None:
-    """Raise Refusal ROLLOUT_PAUSED when an update was interrupted at its canary: nothing that is applied would roll."""
-    if served.paused:
-        raise Refusal(f"Deployment {place.namespace}/{place.name} is paused: an update from commit "
-                      f"{str(served.commit)[:12]} to {str(served.target or served.live)[:12]} was interrupted",
-                      reason="ROLLOUT_PAUSED", hint=place.command("models update   # goes on; or: models rollback"))
-
-
-def describe(cluster: Cluster, place: Place, served: Served) -> dict[str, Any]:
-    """Return what is served as plain data, with the manifests and what the pods of both commits need."""
-    return {
-        "commit": served.commit, "live": served.live, "target": served.target, "previous_commit": served.previous,
-        "replicas": served.replicas, "paused": served.paused, "marked": served.marked,
-        "manifest": manifest_of(cluster, place, served.commit),
-        "previous_manifest": manifest_of(cluster, place, served.previous),
-        "needs": needed_config_maps(cluster, place, served.commit),
-        "previous_needs": needed_config_maps(cluster, place, served.previous),
-    }
-
-
-def needed_config_maps(cluster: Cluster, place: Place, commit: str | None) -> list[str]:
-    """Return the ConfigMaps that pods of `commit` need to come back, as a prune wants them (Kind/namespace/name)."""
-    deployment = cluster.get("Deployment", place.namespace, place.name)
-    if deployment is None or commit is None:
-        return []
-    earlier = earlier_replica_set(commit, _replica_sets(cluster, place, deployment))
-    return [f"ConfigMap/{place.namespace}/{name}" for name in (config_maps_of(earlier) if earlier else [])]
+    served = Served(given.get("commit"), given.get("live"), given.get("target"), given.get("previous_commit"),
+                    bool(given.get("paused")), bool(given.get("marked")), int(given.get("replicas") or 0))
+    if step == "stage":
+        assert manifest is not None
+        nodes = [] if check else stage(cluster, place, served, manifest, wait_seconds)
+        return {"changed": False, "nodes": nodes, "msg": f"{len(nodes)} nodes have {manifest['commit'][:12]}"}
+    if step == "roll":
+        assert manifest is not None
+        commit = manifest["commit"]
+        if check:
+            return {"changed": True, "msg": f"would move {served.replicas} replicas to {commit[:12]}"}
+        found = roll(cluster, place, served, commit, canary=canary, bake_seconds=bake_seconds)
+        return {"changed": True, "roll": found.to_json(), "msg": f"{found.wanted} replicas serve {commit[:12]}"}
+    if step == "rollback":
+        to = target_of_rollback(place, served)
+        check_nodes(cluster, place, served, to)
+        diff = {"before": f"commit: {served.live}\n", "after": f"commit: {to}\n", "before_header": place.name,
+                "after_header": place.name}
+        result = {"changed": True, "diff": diff, "manifest": manifest_of(cluster, place, to)}
+        if check:
+            return {**result, "msg": f"would go back to {to[:12]}"}
+        back = roll_back(cluster, place, served)
+        return {**result, "roll": back.to_json(), "msg": f"{back.wanted} replicas serve {to[:12]}"}
+    if not check:
+        finish(cluster, place)
+    return {"changed": False, "msg": "no update is under way"}
 
 
 def stage(cluster: Cluster, place: Place, served: Served, manifest: Mapping[str, Any], wait_seconds: float,
-          timing: Timing = Timing()) -> list[str]:
+          timing: Timing = REAL_TIME) -> list[str]:
     """Have every node that serves now verify the files of the new commit; return the nodes. Nothing rolls yet.
 
     Raises BootstrapError MODEL_INCOMPLETE, naming each node and what it says, after `wait_seconds`.
@@ -205,7 +104,7 @@ def check_nodes(cluster: Cluster, place: Place, served: Served, commit: str) -> 
 
 
 def roll(cluster: Cluster, place: Place, served: Served, commit: str, *, canary: str | None = None,
-         bake_seconds: float = 0.0, timing: Timing = Timing()) -> Found:
+         bake_seconds: float = 0.0, timing: Timing = REAL_TIME) -> Found:
     """Watch the pods move to `commit`, which has been applied; go back when one does not hold.
 
     Raises BootstrapError with the reason of the replica that did not hold; what it says begins with what serves now.
@@ -213,17 +112,17 @@ def roll(cluster: Cluster, place: Place, served: Served, commit: str, *, canary:
     before = served.commit or ""
     found = Found(before, commit)
     try:
-        _watch(cluster, place, found, canary, bake_seconds, timing)
+        watch(cluster, place, found, canary, bake_seconds, timing)
     except BootstrapError as error:
         if isinstance(error, Overtaken) or error.reason in ("CLUSTER_UNREACHABLE", "CLUSTER_DENIED"):
             raise BootstrapError(f"{error.message}; the update is left as it is", reason=error.reason,
                                  hint=place.command("models update   # goes on; models rollback goes back")) from error
-        raise _back(cluster, place, served, commit, error, timing) from error
+        raise _back(cluster, place, served, found, error, timing) from error
     finish(cluster, place)
     return found
 
 
-def roll_back(cluster: Cluster, place: Place, served: Served, timing: Timing = Timing()) -> Found:
+def roll_back(cluster: Cluster, place: Place, served: Served, timing: Timing = REAL_TIME) -> Found:
     """Bring the pods of the commit before back, from the ReplicaSet that described them, and watch them.
 
     Raises BootstrapError ROLLBACK_NONE when there is none.
@@ -232,7 +131,7 @@ def roll_back(cluster: Cluster, place: Place, served: Served, timing: Timing = T
     found = Found(served.live or "", to)
     # After an unfinished update the commit that it went to is not known to be good: what was there before both is.
     restore(cluster, place, to, served.previous if served.target else served.live)
-    _watch(cluster, place, found, None, 0.0, timing)
+    watch(cluster, place, found, None, 0.0, timing)
     finish(cluster, place)
     return found
 
@@ -253,8 +152,8 @@ def restore(cluster: Cluster, place: Place, commit: str, previous: str | None) -
     `previous`: the commit to which the next rollback would go. Raises BootstrapError ROLLBACK_NONE when the template is
     not to be had any more.
     """
-    deployment = _deployment(cluster, place)
-    earlier = earlier_replica_set(commit, _replica_sets(cluster, place, deployment))
+    deployment = deployment_of(cluster, place)
+    earlier = earlier_replica_set(commit, replica_sets_of(cluster, place, deployment))
     lost = [name for name in (config_maps_of(earlier) if earlier else [])
             if cluster.get("ConfigMap", place.namespace, name) is None]
     if earlier is None or lost:
@@ -275,128 +174,25 @@ def finish(cluster: Cluster, place: Place) -> None:
     _tell_loader(cluster, place, {"next.json": None})
 
 
-def unfinished_text(cluster: Cluster, place: Place) -> str | None:
-    """Return where an update stands that was interrupted, in a sentence; None when none is under way."""
-    deployment = cluster.get("Deployment", place.namespace, place.name)
-    update = _update_of(deployment) if deployment else None
-    if deployment is None or update is None:
-        return None
-    name, old, new = f"{place.namespace}/{place.name}", update["from"][:12], update["to"][:12]
-    if commit_of(deployment) != update["to"]:
-        return f"{name} still serves {old}: nothing was rolled yet"
-    done, wanted = (deployment.get("status") or {}).get("updatedReplicas", 0), deployment["spec"].get("replicas", 1)
-    how = "is paused at its canary" if deployment["spec"].get("paused") else "rolls on by itself"
-    return f"{name} {how}: {done} of {wanted} replicas were moved from {old} to {new}"
-
-
-# --- the watch --------------------------------------------------------------------------------------------------------
-
-
-def _watch(cluster: Cluster, place: Place, found: Found, canary: str | None, bake_seconds: float,
-           timing: Timing) -> None:
-    """Return when all pods serve `found.commit` and were asked. Raises BootstrapError at the first that does not."""
-    started = timing.clock()
-    deployment = _deployment(cluster, place)
-    found.wanted = deployment["spec"].get("replicas", 1)
-    found.canary = canary_count(canary, found.wanted) if canary else None
-    state = Roll(replica_seconds=float(deployment["spec"].get("progressDeadlineSeconds", 600)), canary=found.canary,
-                 bake_seconds=bake_seconds)
-    asked = _Asked(cluster, place, found)
-    while True:
-        deployment = _deployment(cluster, place)
-        if commit_of(deployment) != found.commit:
-            raise Overtaken(f"{place.namespace}/{place.name} was changed to commit "
-                            f"{str(commit_of(deployment))[:12]} by somebody else, wanted {found.commit[:12]}",
-                            reason="WRONG_MODEL_SERVED")
-        replica_sets = _replica_sets(cluster, place, deployment)
-        pods = _pods(cluster, place, deployment)
-        view = view_of(deployment, replica_sets, pods, asked.refusals)
-        asked.ask(view, pods)
-        view = view_of(deployment, replica_sets, pods, asked.refusals)
-        step = state.step(view, timing.clock())
-        if step.act == "done" and asked.all_asked(view):
-            found.seconds = timing.clock() - started
-            return
-        if step.act == "bad":
-            reason, text = (step.reason, step.text) if step.reason else cluster.explain(
-                place.namespace, place.name, _new_pods(view, pods))
-            raise BootstrapError(text, reason=reason)
-        if step.act in ("pause", "resume"):
-            cluster.merge("Deployment", place.namespace, place.name,
-                          {"spec": {"paused": True if step.act == "pause" else None}})
-        else:
-            timing.sleep(POLL_SECONDS)
-
-
-class _Asked:
-    """What each new pod said of itself: asked until it is ready and has answered, and not again."""
-
-    def __init__(self, cluster: Cluster, place: Place, found: Found) -> None:
-        self.refusals: dict[str, tuple[str, str]] = {}
-        self._cluster, self._place, self._found = cluster, place, found
-        self._done: dict[str, Mapping[str, Any] | None] = {}
-        self._tries: dict[str, int] = {}
-
-    def ask(self, view: View, pods: Sequence[Object]) -> None:
-        """Ask the new pods that run and have not been heard of as ready."""
-        running = {pod["metadata"]["name"]: pod for pod in pods if _runs(pod)}
-        for replica in view.replicas:
-            pod = running.get(replica.pod)
-            if pod is None or replica.pod in self._done:
-                continue
-            answer = self._cluster.health(self._place.namespace, replica.pod, self._place.port)
-            if refusal := health_refusal(replica.pod, answer, self._found.commit):
-                self.refusals[replica.pod] = refusal
-            elif replica.ready and answer is None:
-                self._tries[replica.pod] = self._tries.get(replica.pod, 0) + 1
-                if self._tries[replica.pod] >= MOST_ASKED:
-                    self._done[replica.pod] = None
-            elif replica.ready and answer is not None and answer.get("ready", True):
-                self._done[replica.pod] = answer
-            self._note(replica.pod, pod, answer)
-
-    def all_asked(self, view: View) -> bool:
-        """Tell whether each new pod has been heard, or cannot be reached."""
-        return all(replica.pod in self._done for replica in view.replicas)
-
-    def _note(self, name: str, pod: Object, answer: Mapping[str, Any] | None) -> None:
-        golden = (answer or {}).get("golden") or {}
-        line = {"pod": name, "node": pod["spec"].get("nodeName"), "ready": ready(pod), "asked": answer is not None,
-                "commit": (answer or {}).get("commit"), "reason": (answer or {}).get("reason"),
-                "golden_items": golden.get("items"), "golden_drift": golden.get("drift")}
-        self._found.replicas[:] = [*(one for one in self._found.replicas if one["pod"] != name), line]
-
-
-def _runs(pod: Object) -> bool:
-    return any((container.get("state") or {}).get("running") is not None
-               for container in (pod.get("status") or {}).get("containerStatuses") or [])
-
-
-def _new_pods(view: View, pods: Sequence[Object]) -> list[Object]:
-    names = {replica.pod for replica in view.replicas if not replica.ready}
-    return [pod for pod in pods if pod["metadata"]["name"] in names]
-
-
-# --- the way back, and what is written --------------------------------------------------------------------------------
-
-
-def _back(cluster: Cluster, place: Place, served: Served, commit: str, error: BootstrapError,
-          timing: Timing) -> BootstrapError:
+def _back(cluster: Cluster, place: Place, served: Served, found: Found, error: BootstrapError,
+          timing: Timing) -> RollFailed:
     """Go back to what was served; return the error to raise, which says both."""
     before = served.commit or ""
-    found = f"{commit[:12]} was not taken: {error.message}"
-    if not before or before == commit:
-        return BootstrapError(found, reason=error.reason, hint=place.command("models update"))
+    said = f"{found.commit[:12]} was not taken: {error.message}"
+    found.outcome = "stuck"
+    if not before or before == found.commit:
+        return RollFailed(said, found, reason=error.reason, hint=place.command("models update"))
+    again = Found(found.commit, before)
     try:
         restore(cluster, place, before, served.previous)
-        again = Found(commit, before)
-        _watch(cluster, place, again, None, 0.0, timing)
+        watch(cluster, place, again, None, 0.0, timing)
         finish(cluster, place)
     except BootstrapError as problem:
-        return BootstrapError(f"{found}; and going back to {before[:12]} did not end: {problem.message}",
-                              reason=error.reason, hint=place.command("models rollback"))
-    return BootstrapError(f"rolled back, {before[:12]} serves on all {again.wanted} replicas: {found}",
-                          reason=error.reason, hint=place.command("models update   # when that is repaired"))
+        return RollFailed(f"{said}; and going back to {before[:12]} did not end: {problem.message}", found,
+                          reason=error.reason, hint=place.command("models rollback"))
+    found.outcome = "rolled_back"
+    return RollFailed(f"rolled back, {before[:12]} serves on all {again.wanted} replicas: {said}", found,
+                      reason=error.reason, hint=place.command("models update   # when that is repaired"))
 
 
 def _mark(cluster: Cluster, place: Place, served: Served, to: str) -> None:
@@ -453,55 +249,6 @@ def _with_template_of(deployment: Object, earlier: Object, previous: str | None)
                                                "revisionHistoryLimit", "minReadySeconds") if name in spec}
         | {"template": template},
     }
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def _deployment(cluster: Cluster, place: Place) -> Object:
-    found = cluster.get("Deployment", place.namespace, place.name)
-    if found is None:
-        raise BootstrapError(f"there is no Deployment {place.namespace}/{place.name} any more", reason="SERVICE_EMPTY",
-                             hint=place.command("run vllm_k8s"))
-    return found
-
-
-def _replica_sets(cluster: Cluster, place: Place, deployment: Object) -> list[Object]:
-    return cluster.listed("ReplicaSet", place.namespace, deployment["spec"]["selector"]["matchLabels"])
-
-
-def _pods(cluster: Cluster, place: Place, deployment: Object) -> list[Object]:
-    found = cluster.listed("Pod", place.namespace, deployment["spec"]["selector"]["matchLabels"])
-    # A pod that was evicted or has ended is a record, and no replica.
-    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]
-            and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")]
-
-
-def _update_of(deployment: Object) -> dict[str, str] | None:
-    """Return {from, to} of an update under way; None for none, and for a text that is none of ours."""
-    try:
-        found = json.loads((deployment["metadata"].get("annotations") or {}).get(UPDATE) or "null")
-    except ValueError:
-        return None
-    whole = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("from", "to"))
-    return found if whole else None
-
-
-def manifest_of(cluster: Cluster, place: Place, commit: str | None) -> Any:
-    """Return the manifest of a commit that was applied here, or None."""
-    there = cluster.get("ConfigMap", place.namespace, f"judge-model-{commit[:12]}") if commit else None
-    text = ((there or {}).get("data") or {}).get("manifest.json")
-    try:
-        return json.loads(text) if text else None
-    except ValueError:
-        return None
-
-
-def _overtaken(deployment: Object, update: Mapping[str, str]) -> bool:
-    """Tell whether an update has come to its end without saying so: all pods moved, or somebody applied another one."""
-    live = commit_of(deployment)
-    return live not in (update["from"], update["to"]) or (live == update["to"] and is_complete(deployment)
-                                                          and not deployment["spec"].get("paused"))
 
 
 def _serving_nodes(cluster: Cluster, place: Place, commit: str | None) -> list[Object]:

@@ -1,4 +1,4 @@
-"""The real cluster for adapters.model_roll, over the Kubernetes client."""
+"""The real cluster for adapters.roll_state, over the Kubernetes client."""
 
 from __future__ import annotations
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from judge_bootstrap.cli.context import AppContext
 from judge_bootstrap.cli.options import RunOptions
 
+# The verbs that move pods.
+ROLLING = ("update", "rollback")
 _HEAD = ("host", "model", "commit", "state", "size", "revision", "checked", "in use", "kept")
 
 
@@ -29,11 +31,17 @@ def fleet(app: AppContext, verb: str, options: Mapping[str, Any], given: Mapping
     words = _typed(verb, model, own)
     run_options = RunOptions(limit=options["limit"], extra_vars=options["extra_vars"], forks=options["forks"],
                              check=check, diff=check)
-    done = perform(app, f"models {verb}", ("models",), run_options, words=words, variables={
-        "models_verb": verb, "models_options": {**own, **({"model": model} if model else {})}})
+    told = {**own, **({"model": model} if model else {})}
+    if bake := told.pop("bake", None):
+        told["bake_seconds"] = bake_seconds(bake)
+    done = perform(app, f"models {verb}", ("models",), run_options, words=words,
+                   variables={"models_verb": verb, "models_options": told})
     result = done.result
     if verb == "update" and not check:
-        result = replace(result, hosts=_switched(result.hosts, done.answers, done.env))
+        again = f"judge-bootstrap --env {done.env} {words}"
+        result = replace(result, hosts=_switched(result.hosts, done.answers, again))
+    if result.interrupted and verb in ROLLING and not check and not own.get("nodes_only"):
+        _say_where_it_stands(app, options["extra_vars"])
     steps = _next_steps(done.env, verb, words, options["limit"], result)
     if app.json:
         answer = result.to_json(steps)
@@ -48,10 +56,61 @@ def fleet(app: AppContext, verb: str, options: Mapping[str, Any], given: Mapping
     return int(result.exit_code)
 
 
-def _switched(hosts: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]], env: str) -> dict[str, Any]:
+def rolling_options(app: AppContext, canary: str | None, bake: str | None, nodes_only: bool) -> dict[str, Any]:
+    """Return what an update says about the pods. Raises UsageProblem for what does not go together."""
+    from judge_bootstrap.core.errors import UsageProblem
+    from judge_bootstrap.core.model_roll import canary_count
+
+    again = f"judge-bootstrap --env {app.env or 'ENV'} models update --canary 25% --bake 10m"
+    if bake is not None and canary is None:
+        raise UsageProblem("found --bake without --canary, wanted both", hint=again)
+    if canary is not None and nodes_only:
+        raise UsageProblem("found --canary and --nodes-only, wanted one: no pod moves", hint=again)
+    if canary is not None:
+        canary_count(canary, 1)
+    if bake is not None:
+        bake_seconds(bake)
+    return {"canary": canary, "bake": bake, "nodes_only": nodes_only}
+
+
+def bake_seconds(bake: str) -> int:
+    """Return the seconds of 30s, 10m or 1h30m. Raises UsageProblem."""
+    from judge_bootstrap.cli.logs import span_seconds
+    from judge_bootstrap.core.errors import UsageProblem
+    from judge_bootstrap.core.problems import shown
+
+    try:
+        return span_seconds(bake)
+    except UsageProblem:
+        raise UsageProblem(f"--bake is {shown(bake)}, wanted a span such as 30s, 10m or 1h30m",
+                           hint="--bake 10m") from None
+
+
+def _say_where_it_stands(app: AppContext, extra: Sequence[str]) -> None:
+    """Tell what an interrupted update or rollback has left in the cluster, as far as that can be read."""
+    from judge_bootstrap.adapters.roll_cluster import KubernetesRollCluster
+    from judge_bootstrap.adapters.roll_state import Place, unfinished_text
+    from judge_bootstrap.cli.cluster_settings import read_cluster_settings
+    from judge_bootstrap.core.errors import BootstrapError
+
+    go_on = f"judge-bootstrap --env {app.env} models update goes on, models rollback goes back"
+    try:
+        settings = read_cluster_settings(app, extra)
+        if settings.render_dir:
+            return
+        text = unfinished_text(KubernetesRollCluster(settings.connect()),
+                               Place(settings.namespace, settings.service_name))
+    except BootstrapError as error:
+        text = f"where the pods stand cannot be read: {error.message}"
+    if text:
+        app.warn(f"{text}; {go_on}")
+
+
+def _switched(hosts: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]], again: str) -> dict[str, Any]:
     """Return the outcomes of an update: a host that got the new files and was not switched does not hold.
 
-    Ansible counts no failure for a host that it stopped because of another one.
+    `again`: the command as it was typed, hosts aside. Ansible counts no failure for a host that it stopped because of
+    another one.
     """
     failed = ", ".join(name for name, host in hosts.items() if not host.ok)
     found = {}
@@ -60,7 +119,6 @@ def _switched(hosts: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]]
         facts = answer.get("facts") or {}
         # A revision that is the commit has no branch to switch.
         waits = answer.get("command") != "cache update" and facts.get("revision") != facts.get("commit")
-        again = f"judge-bootstrap --env {env} models update"
         if host.ok and failed and waits:
             found[name] = replace(host, ok=False, reason="MODEL_STALE", repair=again,
                                   message=f"has the new files and was not switched, because of {failed}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from judge_bootstrap.core.model_lock import LockChange
 
 CHECK = click.option("--check", is_flag=True, help="Change nothing; say what would change.")
+NODES_ONLY = click.option("--nodes-only", is_flag=True, help="Switch the nodes' branch alone; no pod moves.")
 
 
 @click.group()
@@ -280,42 +281,51 @@ def unpin(app: AppContext, /, model: str, **options: Any) -> int:
 
 
 @models.command()
+@click.option("--canary", metavar="SHARE", help="So many replicas first, such as 25%; the others wait for them.")
+@click.option("--bake", metavar="SPAN", help="With --canary: how long these must stay ready before the others follow.")
+@NODES_ONLY
 @CHECK
 @host_options
 @global_options
 @pass_app
-def update(app: AppContext, /, **options: Any) -> int:
-    """Bring the commit that the revision means now to all nodes, and switch to it once all of them have it.
+def update(app: AppContext, /, canary: str | None, bake: str | None, nodes_only: bool, **options: Any) -> int:
+    """Bring the commit that the revision means now to all nodes, and move the pods to it, one replica at a time.
 
-    Two passes: each node fetches the new files beside the old ones; only when every node has the whole of it does any
-    node point its branch at it. A node that fails in the first pass means that none is switched. Pods that serve the
-    old commit go on until `run vllm_k8s` rolls them.
+    Each node fetches and verifies the new files beside the old ones; only when every node has the whole of them do the
+    pods move: the old replica goes, the new one comes in its place, and the next one waits until it serves the right
+    commit and its golden answers hold. When one does not, all go back to the old commit by themselves and the command
+    fails with the reason. At the end the nodes' branch points at the new commit.
+
+    A command that was interrupted says where it stands; `models update` goes on, `models rollback` goes back.
 
     \b
     Examples:
       judge-bootstrap --env prod models update --check
       judge-bootstrap --env prod models update -e model.revision=main
+      judge-bootstrap --env prod models update --canary 25% --bake 10m
     """
-    from judge_bootstrap.cli.fleet import fleet
+    from judge_bootstrap.cli.fleet import fleet, rolling_options
 
-    return fleet(app, "update", options)
+    return fleet(app, "update", options, rolling_options(app, canary, bake, nodes_only))
 
 
 @models.command()
 @click.argument("model", metavar="[REPO]", required=False)
 @click.option("--revision", metavar="NAME", help="The branch that goes back (default: model.revision).")
+@NODES_ONLY
 @CHECK
 @host_options
 @global_options
 @pass_app
-def rollback(app: AppContext, /, model: str | None, revision: str | None, **options: Any) -> int:
-    """Point the branch on every node back at the commit that it pointed at before.
+def rollback(app: AppContext, /, model: str | None, revision: str | None, nodes_only: bool, **options: Any) -> int:
+    """Bring the pods of the commit before back, just as they were, and point the nodes' branch at it.
 
-    Without REPO it is the model of the settings. Nothing is fetched: the previous commit is kept until the next update.
+    Without REPO it is the model of the settings; of another one only the nodes know. Nothing is fetched: the previous
+    commit is kept until the next update. An update that was interrupted is taken back.
     """
     from judge_bootstrap.cli.fleet import fleet
 
-    return fleet(app, "rollback", options, {"revision": revision}, model=model)
+    return fleet(app, "rollback", options, {"revision": revision, "nodes_only": nodes_only}, model=model)
 
 
 @models.command()
@@ -330,3 +340,29 @@ def rm(app: AppContext, /, model: str, current: bool, **options: Any) -> int:
     from judge_bootstrap.cli.fleet import fleet
 
     return fleet(app, "rm", options, {"current": current}, model=model)
+
+
+@models.command()
+@click.option("--out", metavar="FILE", help="The file of golden answers (default: vllm_k8s_golden_file).")
+@click.option("--check", is_flag=True, help="Write nothing; fail when the scores are too far from those accepted.")
+@variable_option
+@global_options
+@pass_app
+def baseline(app: AppContext, out: str | None, check: bool, extra: tuple[str, ...]) -> int:
+    """Ask the judge that runs now for its scores of the golden answers, and write them to a file.
+
+    The file holds questions with answers that are clearly good or bad, and the scores that people accepted for them.
+    Where it is not there yet it begins with eight that came with this program; more can be added by hand, with
+    `"accepted": null`. Once it is reviewed and committed, and vllm_k8s_golden_file names it, a pod is ready only when
+    it scores all of them as accepted, give or take vllm_k8s_golden_tolerance.
+
+    With --check nothing is written, and the exit code is 1 (GOLDEN_DRIFT) when a pod would not become ready.
+
+    \b
+    Examples:
+      judge-bootstrap --env prod models baseline --out inventory/prod.golden.json
+      judge-bootstrap --env prod models baseline --check
+    """
+    from judge_bootstrap.cli import baseline as command
+
+    return command.baseline(app, out, check, extra)

@@ -70,7 +70,7 @@ def main():
     if params["python_path"]:
         sys.path.append(params["python_path"])
     try:
-        from judge_bootstrap.adapters import model_roll
+        from judge_bootstrap.adapters import roll_state
         from judge_bootstrap.adapters.kube import connect
         from judge_bootstrap.adapters.roll_cluster import KubernetesRollCluster
         from judge_bootstrap.core.errors import BootstrapError
@@ -78,11 +78,11 @@ def main():
         module.fail_json(msg=f"{error} under {sys.executable}; run the playbook with judge-bootstrap's own Python")
     try:
         cluster = KubernetesRollCluster(connect(params["kubeconfig"], params["context"]))
-        place = model_roll.Place(params["namespace"], params["service"], env=params["env"])
-        served = model_roll.read_served(cluster, place)
+        place = roll_state.Place(params["namespace"], params["service"], env=params["env"])
+        served = roll_state.read_served(cluster, place)
         if not params["accept_unfinished"]:
-            model_roll.refuse_paused(place, served)
-        result = model_roll.describe(cluster, place, served)
+            roll_state.refuse_paused(place, served)
+        result = roll_state.describe(cluster, place, served)
     except BootstrapError as error:
         module.fail_json(**error.for_module())
     module.exit_json(changed=False, msg=f"commit {(served.commit or 'none')[:12]} is served", **result)
