@@ -163,6 +163,8 @@ def scenarios(typed: str) -> list[Scenario]:
         Scenario("models list", (*drill, "models", "list", "-vvvvv")),
         Scenario("models list", (*drill, "models", "list", "--json")),
         Scenario("models verify", (*drill, "models", "verify", "--deep", "-vvv")),
+        # No cluster answers there.
+        Scenario("models baseline", (*drill, "models", "baseline", "--out", "golden.json", "-vvv"), (1,)),
         Scenario("models prune", (*drill, "models", "prune", "--unused-for", "9999", "--check", "-vvv")),
         Scenario("models pin", (*drill, "models", "pin", GATED, "--why", "a drill", "-vvv")),
         Scenario("models unpin", (*drill, "models", "unpin", GATED, "-vvv")),
