@@ -67,6 +67,8 @@ class RunResult:
     elapsed_seconds: float = 0.0
     # The judged answer that `verify` got, as judge_client gives it; None when nothing asked for one.
     verdict: Mapping[str, Any] | None = None
+    # What `models update` and `rollback` found of each replica that they moved; None when no pod was to move.
+    roll: Mapping[str, Any] | None = None
 
     @property
     def ok(self) -> bool:
@@ -101,6 +103,7 @@ class RunResult:
             "hosts": {name: host.to_json() for name, host in self.hosts.items()},
             "changes": [{"host": change.host, "task": change.task, "diff": change.diff} for change in self.changes],
             "verdict": dict(self.verdict) if self.verdict else None,
+            "roll": dict(self.roll) if self.roll else None,
             "elapsed_seconds": round(self.elapsed_seconds, 1), "next": list(next_steps),
         }
 
@@ -135,6 +138,7 @@ class Collector:
         self.changes: list[Change] = []
         self.counts: dict[str, Mapping[str, int]] = {}
         self.verdict: Mapping[str, Any] | None = None
+        self.roll: Mapping[str, Any] | None = None
         # How many outcomes of tasks were heard of, those aside that run whatever the tags say.
         self.tasks = 0
         self._hosts: dict[str, _Host] = {}
@@ -158,6 +162,8 @@ class Collector:
                 host.verdicts.append(answer["judge"])
             if isinstance(answer.get("verdict"), Mapping):
                 self.verdict = answer["verdict"]
+            if isinstance(answer.get("roll"), Mapping):
+                self.roll = answer["roll"]
         if event.kind == "runner_on_unreachable":
             host.unreachable = one_line(event.result.get("msg")) or "no answer over ssh"
             host.role = event.role
