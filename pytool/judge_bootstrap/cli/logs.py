@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Of each container, where nothing else is said.
 TAIL_LINES = 100
-_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow",
             "bright_magenta", "bright_blue")
 
