@@ -366,3 +366,31 @@ def baseline(app: AppContext, out: str | None, check: bool, extra: tuple[str, ..
     from judge_bootstrap.cli import baseline as command
 
     return command.baseline(app, out, check, extra)
+
+
+@models.command()
+@click.argument("node", metavar="NODE")
+@click.option("--model", metavar="REPO", help="Another model than that of the settings.")
+@click.option("--revision", metavar="REV", help="Another revision: a commit, a branch or a tag.")
+@variable_option
+@global_options
+@pass_app
+def preload(app: AppContext, node: str, model: str | None, revision: str | None, extra: tuple[str, ...]) -> int:
+    """Bring a model to one node through Kubernetes, where ssh does not reach it.
+
+    NODE is the Node's name, its instance id or its address. The loader runs as a Job on that very node, is watched to
+    its end, and removed afterwards, also on Ctrl-C. What is on the node already is not fetched again; what was fetched
+    stays when it is stopped, and the next time does only what is left.
+
+    For the model that the cluster's loaders are to have, the Node is marked as they mark it: from then on pods start
+    there. For another model, and where no loader is installed, nothing is said on the Node.
+
+    \b
+    Examples:
+      judge-bootstrap --env prod models preload i-0abc
+      judge-bootstrap --env prod models preload ip-10-0-1-7.ec2.internal --model org/next-judge --revision main
+    """
+    from judge_bootstrap.cli.preload import preload as preload_on
+
+    app.command = "models preload"
+    return preload_on(app, node, model, revision, extra)

@@ -63,8 +63,8 @@ def apply(app: AppContext, source: str | None, secret_id: str | None, rotate_api
     """Put the Hub token into the loader's namespace, and make the API key where there is none.
 
     The token goes into the Secret vllm_k8s_hf_secret_name (key `token`) of the loader's namespace, which is made where
-    it is missing. Only the loader reads it, and only with vllm_k8s_loader_use_token; the serving pods get none. The API
-    key is random and goes into vllm_k8s_api_key_secret_name (key `api-key`) of the serving namespace.
+    it is missing. Only the loader reads it, and only with vllm_k8s_loader_gated_model; the serving pods get none. The
+    API key is random and goes into vllm_k8s_api_key_secret_name (key `api-key`) of the serving namespace.
 
     Neither is ever shown, nor on a command line, nor in an annotation. A Secret of that name that somebody else made is
     refused and left alone. Doing it again changes nothing.
@@ -93,7 +93,7 @@ def apply(app: AppContext, source: str | None, secret_id: str | None, rotate_api
         said = "unchanged" if item["action"] == "unchanged" else f"{would}{item['action']}"
         app.say(f"Secret {item['secret']} ({item['what']}): {said}")
     if token is None and settings.loader_use_token:
-        app.warn("no Hub token was given, and the loader wants one (vllm_k8s_loader_use_token); set HF_TOKEN")
+        app.warn("no Hub token was given, and the loader wants one (vllm_k8s_loader_gated_model); set HF_TOKEN")
     if rotate_api_key and not check:
         app.say("Clients that have the key before are served until the next rotation. The pods see the new one within "
                 "a minute or two.")
