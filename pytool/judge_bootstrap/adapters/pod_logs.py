@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import IO, Any, Protocol
@@ -226,7 +227,8 @@ class Follower:
                 if now.restarts > life:
                     # The life before this one may have said more after its stream broke.
                     life, drained = now.restarts, -1
-                    self._hand_on(source, seen, known, previous=True)
+                    with suppress(NoLog):
+                        self._hand_on(source, seen, known, previous=True)
                 if now.running:
                     got = self._hand_on(source, seen, known, follow=True)
                 elif drained != life:
@@ -248,9 +250,13 @@ class Follower:
                 pass  # a stream that broke: it goes on where it was
             self._stop.wait(pause)
 
-    def _hand_on(self, source: Source, seen: Seen, known: bool, *, follow: bool = False,
-                 previous: bool = False) -> bool:
-        """Open the stream where it was and hand on what is new; return whether anything was."""
+    def _hand_on(self, source: Source, seen: Seen, known: bool, *, follow: bool = False, previous: bool = False,
+                 looked_back: bool = False) -> bool:
+        """Open the stream where it was and hand on what is new; return whether anything was.
+
+        The container may have restarted since, before the cluster says so: then this is its next life, and what it
+        wrote last in the one before is read first.
+        """
         seen.reopened()
         since_seconds = None
         if seen.since is None and known and self.wanted.since_seconds is not None:
@@ -261,6 +267,10 @@ class Follower:
         for line in _parsed(stream, source):
             if self._stop.is_set():
                 return got
+            if seen.is_other(line) and not previous and not looked_back:
+                with suppress(NoLog):
+                    got = self._hand_on(source, seen, known, previous=True)
+                return self._hand_on(source, seen, known, follow=follow, looked_back=True) or got
             if seen.is_new(line):
                 got = True
                 self._put(line)

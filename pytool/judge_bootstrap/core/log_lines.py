@@ -78,6 +78,7 @@ class Seen:
     newest: int = 0
     _shown: Counter[tuple[int, str]] = field(default_factory=Counter)
     _again: Counter[tuple[int, str]] = field(default_factory=Counter)
+    _left: int = 0
 
     @property
     def since(self) -> int | None:
@@ -87,13 +88,23 @@ class Seen:
     def reopened(self) -> None:
         """Say that a stream begins, from `since`."""
         self._again = Counter(self._shown)
+        self._left = self._again.total()
+
+    def is_other(self, line: Line) -> bool:
+        """Tell whether a stream that was opened again is another one: what was shown last would come before this."""
+        return self._left > 0 and line.at > self.newest
 
     def is_new(self, line: Line) -> bool:
         """Tell whether a line was not shown yet, and remember it."""
         key = (line.at, line.text)
         if self._again[key] > 0:
             self._again[key] -= 1
+            self._left -= 1
             return False
+        if self._left > 0 and line.at <= self.newest:
+            # Before the first line that was shown: of the same second, and left out by a tail.
+            return False
+        self._left = 0
         if line.at // SECOND > self.newest // SECOND:
             # Nothing before this second will come again.
             self._shown.clear()

@@ -518,6 +518,23 @@ def test_a_stream_that_is_opened_again_doubles_nothing_and_loses_nothing() -> No
     assert [seen_lines.is_new(line) for line in lines[3:]] == [False, False]
 
 
+def test_lines_of_the_same_second_that_a_tail_left_out_stay_out() -> None:
+    lines = [Line(1_000_000_000 + number, A, str(number)) for number in range(5)]
+    seen_lines = Seen()
+    assert seen_lines.is_new(lines[2])
+    seen_lines.reopened()
+    assert [line.text for line in lines if seen_lines.is_new(line)] == ["3", "4"]
+
+
+def test_a_stream_without_what_was_shown_last_is_another_one() -> None:
+    seen_lines = Seen()
+    assert seen_lines.is_new(Line(5, A, "old"))
+    seen_lines.reopened()
+    assert seen_lines.is_other(Line(6, A, "new"))
+    assert not seen_lines.is_new(Line(5, A, "old"))
+    assert not seen_lines.is_other(Line(6, A, "new"))
+
+
 def test_a_progress_bar_becomes_lines_and_colours_are_dropped() -> None:
     assert printable("\x1b[36mINFO\x1b[0m loading") == ["INFO loading"]
     assert printable("\rShards: 0%\rShards: 50%\r") == ["Shards: 0%", "Shards: 50%"]
