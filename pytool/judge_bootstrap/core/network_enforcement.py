@@ -71,7 +71,7 @@ def conclude(facts: NetworkFacts) -> Enforcement:
     if facts.agents is None:
         return Enforcement("unknown", "the cluster's DaemonSets may not be listed")
     found = [verdict for agent in facts.agents if (verdict := _of_agent(agent, facts)) is not None]
-    for state in ("enforced", "not enforced"):
+    for state in ("enforced", "unknown", "not enforced"):
         fitting = next((verdict for verdict in found if verdict.state == state), None)
         if fitting is not None:
             return fitting
