@@ -93,6 +93,7 @@ def apply(api_client: Any, objects: Sequence[Mapping[str, Any]], *, check: bool 
     is left as it is, with what it enforces. Raises BootstrapError, with nothing applied, when one object would be
     refused: CLUSTER_UNREACHABLE, CLUSTER_DENIED, CLUSTER_REFUSED, POD_FORBIDDEN.
     """
+    _check_served(api_client, objects)
     before = [read(api_client, item) for item in objects]
     foreign = {item["metadata"]["name"] for item, there in zip(objects, before, strict=True)
                if item["kind"] == "Namespace" and there is not None and not _is_ours(there)}
@@ -107,6 +108,29 @@ def apply(api_client: Any, objects: Sequence[Mapping[str, Any]], *, check: bool 
             _try_pod(api_client, item)
     done = planned if check else [_change(item, there, _send(api_client, item)) for item, there in wanted]
     return [*told.values(), *done]
+
+
+def _check_served(api_client: Any, objects: Sequence[Mapping[str, Any]]) -> None:
+    """Raise BootstrapError CLUSTER_REFUSED for a kind of somebody else's that the cluster has not."""
+    from kubernetes.client.exceptions import ApiException
+
+    for item in objects:
+        if not is_custom(item["apiVersion"]):
+            continue
+        try:
+            request(api_client, "GET", f"/apis/{item['apiVersion']}")
+        except ApiException as error:
+            if error.status == 404:
+                raise BootstrapError(
+                    f"the cluster has no {item['kind']} ({item['apiVersion']}), nothing was applied",
+                    reason="CLUSTER_REFUSED",
+                    hint="install the Prometheus operator, or set vllm_k8s_service_monitor to false") from error
+
+
+def is_custom(api_version: str) -> bool:
+    """Tell whether an API version is not of Kubernetes itself but of something that was installed into the cluster."""
+    group = api_version.rpartition("/")[0]
+    return "." in group and not group.endswith(".k8s.io")
 
 
 def read(api_client: Any, item: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -101,7 +101,7 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
     from judge_bootstrap.cli import output
 
     done = perform(app, command, playbooks, options)
-    steps = next_steps(done.env, done.settings, playbooks, done.result, lab=done.lab)
+    steps = next_steps(done.env, done.settings, playbooks, done.result, lab=done.lab, variables=done.variables)
     if app.json:
         app.emit(done.result.to_json(steps))
     output.recap(app, done.result, steps)
@@ -118,6 +118,8 @@ class Performed:
     result: Any
     # host -> judge-node's last answer there, as it was printed
     answers: Mapping[str, Mapping[str, Any]]
+    # The roles' variables, as files and flags have them: nothing is rendered.
+    variables: Mapping[str, Any]
 
 
 def perform(app: AppContext, command: str, playbooks: Sequence[str], options: RunOptions, *,
@@ -193,7 +195,8 @@ def perform(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
     result = conclude(collector, ended, command=command, run_id=run_id, check=options.check,
                       elapsed_seconds=time.monotonic() - started, beyond=beyond)
     logger.info("run %s ended with %d: %s", run_id, result.exit_code, result.to_json()["message"] or "everything holds")
-    return Performed(env, environment.provider == "lab", settings, result, collector.last_answers())
+    return Performed(env, environment.provider == "lab", settings, result, collector.last_answers(),
+                     {**services.role_variables(environment), **settings.passed_on})
 
 
 def stop_syncs(app: AppContext, services: Any, request: Any, hosts: Sequence[str]) -> list[str]:
@@ -250,7 +253,8 @@ def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bo
         hint = "leave --tags and --skip-tags out, or name single links: judge-bootstrap run --help"
     return RunResult(command=command, env=collector.env, run_id=run_id, playbooks=collector.playbooks, check=check,
                      hosts=hosts, changes=tuple(collector.changes), reason=reason, message=message, hint=hint,
-                     interrupted=ended.interrupted, elapsed_seconds=elapsed_seconds, verdict=collector.verdict)
+                     interrupted=ended.interrupted, elapsed_seconds=elapsed_seconds, verdict=collector.verdict,
+                     roll=collector.roll)
 
 
 def new_run_id() -> str:
@@ -324,7 +328,8 @@ def log_event(event: Any) -> None:
         logging.getLogger(FILE_ONLY).log(level, "%s %s %s %s", event.host, word, event.task, event_text(event))
 
 
-def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *, lab: bool) -> list[str]:
+def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *, lab: bool,
+               variables: Mapping[str, Any]) -> list[str]:
     """Return how to go on after success: how to watch, reach and test the judge, or what is still to do."""
     if result.interrupted or not result.ok:
         return []
@@ -344,12 +349,20 @@ def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *
             f"reach it:  curl {url}:{port}/v1/models",
             f"test it:   judge-bootstrap --env {env} run verify",
         ]
+    curl = f"curl http://127.0.0.1:{port}/v1/models"
+    key = []
+    if secret := variables.get("vllm_k8s_api_key_secret_name", "judge-api-key"):
+        curl = curl.replace("curl", 'curl -H "Authorization: Bearer $KEY"')
+        get = f"kubectl -n {namespace} get secret {secret} -o jsonpath='{{.data.api-key}}'"
+        key = [f"           KEY=$({get} | base64 -d)"]
     return [
         *(['first:     eval "$(judge-bootstrap lab env)"   # kubectl talks to the local environment'] if lab else []),
-        f"watch it:  kubectl -n {namespace} get pods --watch",
-        f"           kubectl -n {namespace} logs -f deployment/{service}",
+        f"watch it:  judge-bootstrap --env {env} health",
+        f"           judge-bootstrap --env {env} logs -f",
         f"reach it:  kubectl -n {namespace} port-forward service/{service} {port}:{port}",
-        f"           in the cluster: http://{service}.{namespace}.svc:{port}/v1",
+        f"           in the cluster: http://{service}.{namespace}.svc:{port}/v1, from where the label",
+        "           judge-bootstrap.io/client=true is on the pod or its namespace",
         f"test it:   judge-bootstrap --env {env} run verify",
-        f"           curl http://127.0.0.1:{port}/v1/models",
+        *key,
+        f"           {curl}",
     ]

@@ -257,7 +257,9 @@ def test_in_check_mode_a_host_whose_tasks_were_all_skipped_has_reported(desk: De
 
 def test_a_good_run_ends_with_how_to_watch_reach_and_test_the_judge(desk: Desk) -> None:
     output = desk.invoke("--env", "prod").stdout
-    assert "kubectl -n llm-judge get pods --watch" in output
+    assert "judge-bootstrap --env prod health" in output
+    assert "judge-bootstrap --env prod logs -f" in output
+    assert "KEY=$(kubectl -n llm-judge get secret judge-api-key -o jsonpath='{.data.api-key}' | base64 -d)" in output
     assert "port-forward service/judge-inference-service 8000:8000" in output
     assert "judge-bootstrap --env prod run verify" in output
 

@@ -22,8 +22,7 @@ from judge_bootstrap.core.errors import BootstrapError
 ROOT = Path(__file__).resolve().parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SERVED = {"data": [{"id": "org/name", "root": f"/models/models--org--name/snapshots/{COMMIT}"}]}
-FILES = ["01-namespace-llm-judge.yaml", "02-serviceaccount-judge-inference-service.yaml",
-         "05-deployment-judge-inference-service.yaml", "06-service-judge-inference-service.yaml"]
+FILES = [{"path": "config.json", "size": 600, "sha256": "0" * 64}]
 CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}, "data": {"answer": "yes"}}
 
 
@@ -32,7 +31,7 @@ def play(folder: Path, entry: str, *flags: str, **variables: Any) -> tuple[int, 
 
     The kubeconfig does not exist: a task that asked a cluster would fail.
     """
-    manifest = {"schema": 1, "repo_id": "org/name", "revision": "main", "commit": COMMIT, "files": []}
+    manifest = {"schema": 1, "repo_id": "org/name", "revision": "main", "commit": COMMIT, "files": FILES}
     given = {"model_cache_manifest": manifest, "model_cache_quantization": "awq",
              "vllm_k8s_kubeconfig": str(folder / "no-such-kubeconfig"), **variables}
     playbook = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [
@@ -65,8 +64,12 @@ def test_the_objects_become_files_once_and_no_cluster_is_asked(tmp_path: Path) -
     assert "kind: Deployment" in said, "the diff shows what would be written"
     code, said = play(tmp_path, "main", vllm_k8s_render_dir=str(folder))
     assert (code, changed(said)) == (0, 1), said
-    assert [name for name in listed(folder) if "persistentvolume" not in name] == FILES
-    deployment = yaml.safe_load((folder / FILES[2]).read_text())
+    names = [name.partition("-")[2] for name in listed(folder)]
+    assert names[0] == "namespace-llm-judge.yaml"
+    assert {"daemonset-judge-loader.yaml", "service-judge-inference-service.yaml"} < set(names)
+    assert not [name for name in names if name.startswith("secret")], "a key does not belong into files"
+    (path,) = folder.glob("*-deployment-judge-inference-service.yaml")
+    deployment = yaml.safe_load(path.read_text())
     assert deployment["spec"]["template"]["spec"]["containers"][0]["command"] == ["vllm", "serve"]
     code, said = play(tmp_path, "main", vllm_k8s_render_dir=str(folder))
     assert (code, changed(said)) == (0, 0), said
@@ -126,7 +129,7 @@ class Waiting:
     def __init__(self, *answers: Any) -> None:
         self.answers, self.now = list(answers), 0.0
 
-    def models(self, base_url: str) -> Any:
+    def models(self, base_url: str, api_key: str | None) -> Any:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -137,7 +140,7 @@ class Waiting:
 
     def check(self, wait_seconds: float) -> Any:
         return check_url("http://judge:8000/", "org/name", COMMIT, wait_seconds, self.models,
-                         lambda url, model: {"asked": (url, model)}, lambda: self.now, self.sleep)
+                         lambda url, model, key: {"asked": (url, model)}, lambda: self.now, self.sleep)
 
 
 def test_a_server_that_comes_up_or_rolls_is_waited_for() -> None:

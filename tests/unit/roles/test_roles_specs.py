@@ -12,6 +12,8 @@ ROLES = Path(__file__).resolve().parents[3] / "roles"
 WITH_VARIABLES = ("nvme", "model_cache", "vllm_k8s")
 TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,), "int": (int,), "float": (float, int), "bool": (bool,), "list": (list,), "dict": (dict,),
+    # What may also be null, and has another default: Ansible takes null for no other type then.
+    "raw": (object,),
 }
 
 
