@@ -23,7 +23,7 @@ RUN = "judge-bootstrap.io/run"
 PORT = 8000
 START_SECONDS = 180.0
 # How long a plugin may take to program a policy; the slowest that is documented needs a few seconds.
-HOLDS_SECONDS = 30.0
+HOLDS_SECONDS = 20.0
 GONE_SECONDS = 60.0
 DEADLINE_SECONDS = 420
 _POLL_SECONDS = 0.5
