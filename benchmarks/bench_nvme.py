@@ -148,7 +148,7 @@ def fleet(count: int) -> Iterator[Fleet]:
     with disk_hosts(count, FLEET_DISK_BYTES, FLEET_USED_BYTES) as hosts:
         ours = f"-o UserKnownHostsFile={hosts.known_hosts} -o IdentitiesOnly=yes -o IdentityFile={hosts.key}"
         program = hosts.folder / "judge-node.pyz"
-        program.write_bytes(action.read_bundle(ROOT))
+        program.write_bytes(action.read_bundle(ROOT)[1])
         (hosts.folder / "inventory.json").write_text(json.dumps({"gpu_nodes": {
             "hosts": {host.name: {"ansible_port": host.port, "nvme_device": host.device} for host in hosts.hosts},
             "vars": {"ansible_host": "127.0.0.1", "ansible_user": "root", "ansible_ssh_common_args": ours}}}))
@@ -284,7 +284,7 @@ def formatting(runs: int) -> list[Figure]:
     taken: dict[str, list[Formatted]] = {}
     with (disk_hosts(1, BIG_DISK_BYTES, BIG_USED_BYTES) as hosts,
           tempfile.NamedTemporaryFile(prefix="judge-node.", suffix=".pyz") as program):
-        program.write(action.read_bundle(ROOT))
+        program.write(action.read_bundle(ROOT)[1])
         program.flush()
         device = hosts.hosts[0].device
 

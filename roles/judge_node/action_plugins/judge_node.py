@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import importlib
 import json
 import sys
 import time
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +29,9 @@ LINK_PATH = "/usr/local/bin/judge-node"
 DAY2 = ("cache prune", "cache pin", "cache unpin", "cache update", "cache rollback", "cache rm")
 CHANGING = ("disks ensure", "cache start", "cache stop", *DAY2)
 INSTALLING = ("disks ensure", "cache start")
+# A model store lies on a disk that `disks ensure` made, and that installed the program: these commands travel without
+# it, and are sent again to a host that has another one or none.
+TRAVELLING_LIGHT = ("cache start", "cache follow", "cache stop", "cache verify", "cache list", *DAY2)
 # `cache start` answers as soon as the sync runs, and waits for no end of it: so all hosts sync, and not only as many as
 # there are forks, and a link that is lost later costs nothing.
 START_WAIT_SECONDS = 0
@@ -108,32 +113,45 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
 REQUIRED_IF = [("command", command, names) for command, names in _REQUIRED.items()]
 
 
-def read_bundle(root: Path) -> bytes:
-    """Return the bytes of judge-node.pyz: packed from the sources of a checkout, else the file that the wheel carries.
+def read_bundle(root: Path) -> tuple[bytes, bytes]:
+    """Return judge-node.pyz, and the program that nodes get (judge_node.bundle.for_nodes).
 
-    The sources come first because a .pyz left over in a checkout may be older than they are.
+    judge-node.pyz is packed from the sources of a checkout, else it is the file that the wheel carries. The sources
+    come first because a .pyz left over in a checkout may be older than they are.
     Raises AnsibleActionFail when `root` has neither.
     """
     sources, packed = root / "pytool", root / "judge-node.pyz"
     if (sources / "judge_node" / "bundle.py").is_file():
         if str(sources) not in sys.path:
             sys.path.insert(0, str(sources))
-        return bytes(importlib.import_module("judge_node.bundle").build_pyz())
-    if packed.is_file():
-        return packed.read_bytes()
-    raise AnsibleActionFail(f"no node program: neither {sources}/judge_node/bundle.py nor {packed} exists. "
-                            "Reinstall judge-bootstrap, or run from a complete checkout")
+        bundle = importlib.import_module("judge_node.bundle")
+        pyz = bundle.build_pyz()
+    elif packed.is_file():
+        if str(packed) not in sys.path:
+            sys.path.append(str(packed))
+        bundle = importlib.import_module("judge_node.bundle")
+        pyz = packed.read_bytes()
+    else:
+        raise AnsibleActionFail(f"no node program: neither {sources}/judge_node/bundle.py nor {packed} exists. "
+                                "Reinstall judge-bootstrap, or run from a complete checkout")
+    return pyz, bundle.for_nodes(pyz)
 
 
 @functools.cache
-def encoded_bundle() -> str:
-    """Return the program as base64. Raises AnsibleActionFail as read_bundle does."""
-    return base64.b64encode(read_bundle(CONTENT_ROOT)).decode("ascii")
+def read_program() -> dict[str, Any]:
+    """Return the program as a call carries it: `bundle` (zlib, base64), and the `digests` of what is the same program.
+
+    A node that fetched judge-node.pyz at its first boot has the same program, and more: it is left alone.
+    Raises AnsibleActionFail as read_bundle does.
+    """
+    pyz, program = read_bundle(CONTENT_ROOT)
+    return {"bundle": base64.b64encode(zlib.compress(program, 9)).decode("ascii"),
+            "digests": [hashlib.blake2b(content, digest_size=32).hexdigest() for content in (program, pyz)]}
 
 
 # A strategy loads this file before it forks a worker for each host: what is packed here is packed once a run.
 with suppress(AnsibleActionFail):
-    encoded_bundle()
+    read_program()
 
 
 def build_arguments(params: Mapping[str, Any], check: bool, wait_seconds: float | None = None) -> list[str]:
@@ -161,11 +179,14 @@ def build_arguments(params: Mapping[str, Any], check: bool, wait_seconds: float 
     return arguments
 
 
-def build_call(params: Mapping[str, Any], check: bool, wait_seconds: float | None = None) -> dict[str, Any]:
-    """Return what the host's half is called with."""
+def build_call(params: Mapping[str, Any], check: bool, wait_seconds: float | None = None, *,
+               with_program: bool = True) -> dict[str, Any]:
+    """Return what the host's half is called with. Without the program it answers when the host has that already."""
+    program = read_program()
     return {"arguments": build_arguments(params, check, wait_seconds),
             "input": json.dumps(params.get("manifest") or {}),
-            "changes": params["command"] in INSTALLING, "check": check, "bundle": encoded_bundle()}
+            "changes": params["command"] in INSTALLING, "check": check,
+            "digests": program["digests"], "bundle": program["bundle"] if with_program else None}
 
 
 def parse_answer(printed: str) -> dict[str, Any] | None:
@@ -226,6 +247,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = False
     _requires_connection = True
+    _host_lacks_program = False  # known after the first call of a task
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the task's result."""
@@ -241,10 +263,15 @@ class ActionModule(ActionBase):
 
     def _ask(self, params: Mapping[str, Any], task_vars: dict[str, Any] | None,
              wait_seconds: float | None = None) -> dict[str, Any]:
-        """Run one command on the host. Raises AnsibleConnectionFailure."""
-        told: dict[str, Any] = self._execute_module(
-            module_name="judge_node", module_args=build_call(params, bool(self._task.check_mode), wait_seconds),
-            task_vars=task_vars)
+        """Run one command on the host, with the program when it is needed. Raises AnsibleConnectionFailure."""
+        check = bool(self._task.check_mode)
+        # In check mode nothing was installed.
+        light = params["command"] in TRAVELLING_LIGHT and not check and not self._host_lacks_program
+        call = build_call(params, check, wait_seconds, with_program=not light)
+        told: dict[str, Any] = self._execute_module(module_name="judge_node", module_args=call, task_vars=task_vars)
+        if told.get("program_missing") and light:
+            self._host_lacks_program = True
+            return self._ask(params, task_vars, wait_seconds)
         return told
 
     def _follow(self, params: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:

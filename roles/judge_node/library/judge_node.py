@@ -14,8 +14,9 @@ module: judge_node
 short_description: Run one judge-node command on the host
 description:
   - Runs C(judge-node COMMAND --json) on the host and returns its answer as changed, diff and failed.
-  - The program itself comes with the call (the action plugin of the same name adds it). A command that changes
-    something installs it first, when it is not there or differs; a read-only command and check mode install nothing.
+  - The program itself comes with the call (the action plugin of the same name adds it), unless the host has it already.
+    C(disks ensure) and C(cache start) install it first, when it is not there or differs; a read-only command and check
+    mode install nothing.
   - When the connection to the controller is gone, the command is stopped, so that an interrupted run leaves no process.
     The sync that C(cache start) started is none of it, and goes on; C(cache follow) waits for its end, and
     C(cache stop) ends it.
@@ -271,12 +272,24 @@ def be_a_process_of_its_own():
         Path("/proc/self/comm").write_text("judge-node")
 
 
-def is_installed(bundle, path):
-    """Tell whether exactly these bytes are already at `path`."""
+def digest_of(program):
+    """Return the BLAKE2b digest (32 bytes, as hexadecimal digits) of these bytes."""
     try:
-        return Path(path).read_bytes() == bundle
+        # What hashlib has, without loading OpenSSL: 3 ms of each call.
+        from _blake2 import blake2b
+    except ImportError:
+        from hashlib import blake2b
+    return blake2b(program, digest_size=32).hexdigest()
+
+
+def read_installed(digests, path):
+    """Return (program, digest) at `path` when it has one of these digests; else (None, None)."""
+    try:
+        program = Path(path).read_bytes()
     except OSError:
-        return False
+        return None, None
+    digest = digest_of(program)
+    return (program, digest) if digest in digests else (None, None)
 
 
 def write_whole(path, content, mode):
@@ -296,11 +309,11 @@ def write_whole(path, content, mode):
         raise
 
 
-def install(bundle, path, link):
+def install(program, path, link):
     """Put the program at `path`, by one rename, and `link` beside the other commands. Raises OSError."""
     target, command = Path(path), Path(link)
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    write_whole(target, bundle, 0o755)
+    write_whole(target, program, 0o755)
     if not (command.is_symlink() and command.resolve() == target.resolve()):
         command.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if command.is_symlink() or command.exists():
@@ -315,10 +328,10 @@ class Program:
     Python, when nobody but us can have written it; else the sources are compiled as if it were not there.
     """
 
-    def __init__(self, archive, bundle):
-        """`archive` is the path of the `bundle`; what was kept of it is read from BYTECODE_PATH."""
+    def __init__(self, archive, digest):
+        """`archive` is the path of the program with this digest; what was kept of it is read from BYTECODE_PATH."""
         self.importer = zipimport.zipimporter(archive)
-        self.head = MAGIC_NUMBER + len(bundle).to_bytes(8, "big") + zlib.crc32(bundle).to_bytes(4, "big")
+        self.head = MAGIC_NUMBER + bytes.fromhex(digest)
         self.codes, self.compiled = self.read(), False
 
     def read(self):
@@ -371,7 +384,7 @@ class Program:
         exec(self.codes[module.__spec__.name][0], module.__dict__)
 
 
-def run_program(bundle, arguments, given, keep):
+def run_program(content, digest, arguments, given, keep):
     """Run judge-node in this process with `given` on stdin; return (exit status, stdout, end of stderr).
 
     It runs out of memory, whether it is installed or not: nothing is left behind, and nobody can change it meanwhile.
@@ -379,9 +392,9 @@ def run_program(bundle, arguments, given, keep):
     """
     memory = os.memfd_create("judge-node.pyz")
     with os.fdopen(memory, "wb") as file:
-        file.write(bundle)
+        file.write(content)
         file.flush()
-        program = Program(f"/proc/self/fd/{memory}", bundle)
+        program = Program(f"/proc/self/fd/{memory}", digest)
         streams, argv = (sys.stdin, sys.stdout, sys.stderr), list(sys.argv)
         sys.stdin, sys.stdout, sys.stderr = io.TextIOWrapper(io.BytesIO(given)), io.StringIO(), Tail()
         sys.meta_path.insert(0, program)
@@ -410,13 +423,21 @@ def run_program(bundle, arguments, given, keep):
 
 
 def answer_call(call):
-    """Do what the action plugin asks for; return {"rc", "stdout", "stderr", "program_changed"}. Raises OSError."""
-    bundle = binascii.a2b_base64(call["bundle"])
-    program_changed = call["changes"] and not is_installed(bundle, INSTALL_PATH)
+    """Do what the action plugin asks for; return {"rc", "stdout", "stderr", "program_changed"}. Raises OSError.
+
+    Without a program on this host and in the call, nothing is done, and the answer is {"program_missing": True}.
+    """
+    program, digest = read_installed(call["digests"], INSTALL_PATH)
+    program_changed = call["changes"] and program is None
     may_write = call["changes"] and not call["check"]
-    if program_changed and may_write:
-        install(bundle, INSTALL_PATH, LINK_PATH)
-    status, printed, errors = run_program(bundle, call["arguments"], call["input"].encode("utf-8"), keep=may_write)
+    if program is None:
+        if call["bundle"] is None:
+            return {"changed": False, "program_missing": True}
+        program, digest = zlib.decompress(binascii.a2b_base64(call["bundle"])), call["digests"][0]
+        if program_changed and may_write:
+            install(program, INSTALL_PATH, LINK_PATH)
+    given = call["input"].encode("utf-8")
+    status, printed, errors = run_program(program, digest, call["arguments"], given, keep=may_write)
     return {"changed": False, "rc": status, "stdout": printed, "stderr": errors, "program_changed": program_changed}
 
 

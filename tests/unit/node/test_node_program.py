@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import stat
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 import judge_node
 import pytest
 from judge_node.__main__ import main
-from judge_node.bundle import build_pyz
+from judge_node.bundle import POD_PACKAGES, build_pyz, for_nodes
 from judge_node.cache.journal import boot_id, read
 from judge_node.cache.partial import journal_path
 from judge_node.reasons import REASONS, as_markdown
@@ -221,6 +223,47 @@ def test_text_for_people_has_a_hint_on_stderr(capsys: pytest.CaptureFixture[str]
 def test_bundle_is_the_same_bytes_every_time_and_begins_with_a_shebang() -> None:
     first = build_pyz()
     assert first == build_pyz() and first.startswith(b"#!/usr/bin/env python3\n")
+
+
+def entries(program: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(program)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_what_nodes_get_is_the_program_without_what_only_pods_run() -> None:
+    whole, sent = entries(build_pyz()), entries(for_nodes(build_pyz()))
+    left_out = {name for name in whole if name.startswith(tuple(f"judge_node/{name}/" for name in POD_PACKAGES))}
+    assert {name.split("/")[1] for name in left_out} == set(POD_PACKAGES)
+    assert sent == {name: source for name, source in whole.items() if name not in left_out}
+
+
+def test_what_nodes_get_is_the_same_bytes_whatever_zlib_packed_the_program() -> None:
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w", zipfile.ZIP_STORED) as archive:
+        for name, source in reversed(entries(build_pyz()).items()):
+            archive.writestr(name, source)
+    assert for_nodes(stored.getvalue()) == for_nodes(build_pyz())
+    assert for_nodes(for_nodes(build_pyz())) == for_nodes(build_pyz())
+
+
+def test_nothing_that_nodes_get_loads_what_only_pods_run() -> None:
+    groups = {"loader": "loader.commands"}  # asked for by name only, and refused in one line where it is not there
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] in POD_PACKAGES:
+            continue
+        for found in ast.walk(ast.parse(path.read_text())):
+            if isinstance(found, ast.ImportFrom) and (found.module or "").split(".")[0] in POD_PACKAGES:
+                assert path.name == "cli.py" and found.module in groups, f"{path}:{found.lineno}"
+
+
+def test_what_nodes_get_runs_on_its_own_and_says_that_it_has_no_loader(tmp_path: Path) -> None:
+    path = tmp_path / "judge-node.pyz"
+    path.write_bytes(for_nodes(build_pyz()))
+    said = [subprocess.run([sys.executable, "-I", str(path), *arguments], capture_output=True, text=True)
+            for arguments in (["--version"], ["--help"], ["cache", "--help"], ["loader", "run"])]
+    assert [done.returncode for done in said] == [0, 0, 0, 2], said
+    assert said[0].stdout == f"judge-node {judge_node.__version__}\n"
+    assert "this copy of judge-node has no loader" in said[3].stderr and "Traceback" not in said[3].stderr
 
 
 def test_bundle_builds_itself(pyz: Path) -> None:

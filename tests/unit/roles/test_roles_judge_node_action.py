@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from judge_node.bundle import build_pyz, for_nodes
 
 from .conftest import ROOT, load
 
@@ -117,9 +120,20 @@ def test_a_command_that_may_meet_another_version_leaves_the_installed_program_al
 
 def test_the_call_carries_program_and_manifest_and_no_other_file(action: ModuleType) -> None:
     call = action.build_call({"command": "cache start", "store": "/s", "manifest": {"schema": 1}}, check=False)
-    assert set(call) == {"arguments", "input", "changes", "check", "bundle"}
+    assert set(call) == {"arguments", "input", "changes", "check", "bundle", "digests"}
     assert json.loads(call["input"]) == {"schema": 1}
-    assert base64.b64decode(call["bundle"]) == action.read_bundle(action.CONTENT_ROOT)
+    assert zlib.decompress(base64.b64decode(call["bundle"])) == for_nodes(build_pyz())
+
+
+def test_the_call_knows_the_program_by_both_its_forms(action: ModuleType) -> None:
+    # A node that fetched the whole file at its first boot has the same program.
+    call = action.build_call({"command": "status"}, check=False)
+    assert call["digests"] == [hashlib.blake2b(form, digest_size=32).hexdigest()
+                               for form in (for_nodes(build_pyz()), build_pyz())]
+
+
+def test_what_travels_is_smaller_than_the_file_by_a_fifth(action: ModuleType) -> None:
+    assert len(action.build_call({"command": "status"}, check=False)["bundle"]) < 0.8 * 4 / 3 * len(build_pyz())
 
 
 def test_every_option_is_documented_as_it_is_checked(action: ModuleType) -> None:
@@ -214,8 +228,12 @@ class Host:
 
     def __init__(self, *answers: dict[str, Any] | Exception) -> None:
         self.answers, self.calls, self.lines, self.resets = list(answers), [], [], 0
+        self.carried, self.lacks_program = [], False
 
     def execute(self, module_name: str, module_args: dict[str, Any], task_vars: Any) -> dict[str, Any]:
+        self.carried.append(module_args["bundle"] is not None)
+        if self.lacks_program and module_args["bundle"] is None:
+            return {"changed": False, "program_missing": True}
         self.calls.append(module_args["arguments"])
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -229,11 +247,16 @@ class Host:
         self.resets += 1
 
 
+def plugin_for(action: ModuleType, host: Host, *, check: bool = False) -> Any:
+    plugin = action.ActionModule.__new__(action.ActionModule)
+    plugin._task, plugin._display, plugin._connection = SimpleNamespace(check_mode=check), host, host
+    plugin._execute_module = host.execute
+    return plugin
+
+
 def follow(action: ModuleType, host: Host, monkeypatch: pytest.MonkeyPatch, reconnect_seconds: int = 60) -> Any:
     monkeypatch.setattr(action, "RECONNECT_PAUSE_SECONDS", 0)
-    plugin = action.ActionModule.__new__(action.ActionModule)
-    plugin._task, plugin._display, plugin._connection = SimpleNamespace(check_mode=False), host, host
-    plugin._execute_module = host.execute
+    plugin = plugin_for(action, host)
     params = {"command": "cache follow", "store": "/s", "manifest": {"repo_id": "a/b"},
               "reconnect_seconds": reconnect_seconds}
     return plugin._follow(params, {"inventory_hostname": "node-1"})
@@ -243,6 +266,31 @@ def test_a_sync_is_followed_to_its_end(action: ModuleType, monkeypatch: pytest.M
     host = Host(RUNNING, RUNNING, COMPLETE)
     assert action.read_result(follow(action, host, monkeypatch), ["complete"])["judge"] == COMPLETE
     assert host.lines == ["node-1: syncing a/b: 1.0 GiB of 4.0 GiB (25 %)"] * 2
+
+
+def test_a_command_of_the_store_travels_without_the_program(
+    action: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(RUNNING, RUNNING, COMPLETE)
+    follow(action, host, monkeypatch)
+    assert host.carried == [False, False, False]
+
+
+def test_a_host_without_the_program_is_asked_again_with_it_and_from_then_on(
+    action: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(RUNNING, RUNNING, COMPLETE)
+    host.lacks_program = True
+    assert action.parse_answer(follow(action, host, monkeypatch)["stdout"]) == COMPLETE
+    assert host.carried == [False, True, True, True]
+
+
+@pytest.mark.parametrize(("command", "check"), [("disks ensure", False), ("disks status", False), ("status", False),
+                                                ("cache start", True), ("cache verify", True)])
+def test_a_host_that_may_have_no_program_is_sent_it_at_once(action: ModuleType, command: str, check: bool) -> None:
+    host = Host(GOOD)
+    plugin_for(action, host, check=check)._ask({"command": command}, {})
+    assert host.carried == [True]
 
 
 def test_polls_become_rarer(action: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,10 +379,16 @@ def test_a_task_is_one_remote_call(content: Path) -> None:
     assert done.stdout.count(" EXEC ") == 1
 
 
+def test_a_host_without_the_program_costs_one_more_call(content: Path) -> None:
+    done = play(content, {"command": "cache list", "store": "/s"}, "-vvv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" EXEC ") == 2
+
+
 def test_the_program_does_not_show_up_in_any_output(content: Path) -> None:
     done = play(content, {"command": "disks status", "mount_path": "/m"}, "-vvv")
-    encoded = base64.b64encode((content / "judge-node.pyz").read_bytes()).decode()
-    assert encoded[:60] not in done.stdout + done.stderr
+    sent = base64.b64encode(zlib.compress(for_nodes((content / "judge-node.pyz").read_bytes()), 9)).decode()
+    assert sent[:60] not in done.stdout + done.stderr
 
 
 def test_a_wrong_option_is_refused_by_name(content: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import hashlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import sys
 import textwrap
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,10 +75,12 @@ class Place:
         self.bytecode = folder / "lib" / "judge-node.bytecode"
 
     def source(self, bundle: bytes, arguments: list[str], *, given: str = "{}", changes: bool = False,
-               check: bool = False, grace_seconds: float = 10) -> bytes:
-        """Return the module's source with the call in it."""
-        call = {"bundle": base64.b64encode(bundle).decode(), "arguments": arguments, "input": given,
-                "changes": changes, "check": check}
+               check: bool = False, grace_seconds: float = 10, light: bool = False,
+               also: tuple[bytes, ...] = ()) -> bytes:
+        """Return the module's source with the call in it: without the program if `light`; it may do with `also`."""
+        call = {"bundle": None if light else base64.b64encode(zlib.compress(bundle)).decode(),
+                "digests": [hashlib.blake2b(program, digest_size=32).hexdigest() for program in (bundle, *also)],
+                "arguments": arguments, "input": given, "changes": changes, "check": check}
         text = MODULE.read_text()
         for old, new in ((PLACEHOLDER, json.dumps(call)),
                          ('"/usr/local/lib/judge-bootstrap/judge-node.pyz"', repr(str(self.installed))),
@@ -145,7 +149,7 @@ def keep_bytecode(place: Place, of: bytes, under: bytes) -> None:
     place.run(of, "disks", "ensure", changes=True)
     kept = place.bytecode.read_bytes()
     place.run(under, "disks", "ensure", changes=True)
-    head = 4 + 8 + 4  # Python's magic number, the program's length and checksum
+    head = 4 + 32  # Python's magic number, the program's digest
     place.bytecode.write_bytes(place.bytecode.read_bytes()[:head] + kept[head:])
 
 
@@ -190,6 +194,38 @@ def test_another_program_at_the_same_place_is_replaced(place: Place) -> None:
     place.run(program("return 0"), "disks", "ensure", changes=True)
     assert place.run(ECHO, "disks", "ensure", changes=True)["program_changed"] is True
     assert place.installed.read_bytes() == ECHO
+
+
+def test_a_call_without_the_program_takes_the_one_that_is_there(place: Place) -> None:
+    place.run(ECHO, "disks", "ensure", changes=True)
+    told = place.run(ECHO, "cache", "list", light=True)
+    assert json.loads(told["stdout"])["argv"] == ["cache", "list"]
+    assert told["program_changed"] is False
+
+
+@pytest.mark.parametrize("installed", [None, b"", saying("dog"), ECHO[:-1], ECHO + b"\n"])
+def test_a_call_without_the_program_runs_no_other_one(place: Place, installed: bytes | None) -> None:
+    if installed is not None:
+        place.installed.parent.mkdir()
+        place.installed.write_bytes(installed)
+    told = place.run(ECHO, "cache", "prune", changes=True, light=True)
+    assert told == {"changed": False, "program_missing": True}
+    assert (place.installed.read_bytes() if installed is not None else None) == installed
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_a_larger_edition_of_the_same_program_is_left_alone_and_used(place: Place, light: bool) -> None:
+    place.run(saying("cat"), "disks", "ensure", changes=True)
+    told = place.run(saying("dog"), "disks", "ensure", changes=True, light=light, also=(saying("cat"),))
+    assert (told["stdout"], told["program_changed"]) == ("cat\n", False)
+    assert place.installed.read_bytes() == saying("cat")
+
+
+def test_a_python_without_its_inner_blake2_gives_the_same_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("roles/judge_node/library/judge_node.py")
+    quick = module.digest_of(ECHO)
+    monkeypatch.setitem(sys.modules, "_blake2", None)
+    assert quick == module.digest_of(ECHO) == hashlib.blake2b(ECHO, digest_size=32).hexdigest()
 
 
 def test_a_command_of_that_name_is_replaced_by_the_link(place: Place) -> None:
