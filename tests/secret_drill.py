@@ -152,6 +152,7 @@ def scenarios(typed: str) -> list[Scenario]:
         Scenario("run", (*drill, "run", "verify", "--diff"), (1,)),
         Scenario("run", (*drill, "run", "model_cache", "-e", f"hf_token={typed}"), (2,)),
         Scenario("run", (*drill, "--json", "run", "nvme", "-e", f"x={typed}", "-e", f"hf_token={typed}"), (2,)),
+        Scenario("render", (*drill, "render", "--out", "rendered", "-vvv"), (0, 1, 2)),
         Scenario("plan", (*drill, "plan", "nvme", "model_cache", "-vvv"), (3,)),
         Scenario("models lock", (*drill, "models", "lock", "-vvv", "--out", "gated.model.json")),
         Scenario("models lock", (*drill, "models", "lock", "--check", "-e", f"hf_token={typed}"), (2,)),

@@ -19,6 +19,8 @@ from judge_bootstrap.core.errors import BootstrapError, ExitCode, UsageProblem
 COMMANDS = {
     "run": ("judge_bootstrap.cli.run:run", "Run single playbooks: one link of the chain, or a repair."),
     "plan": ("judge_bootstrap.cli.run:plan", "Show what a run would change, without changing anything."),
+    "render": ("judge_bootstrap.cli.render:render",
+               "Write the Kubernetes manifests that `run vllm_k8s` would apply, one file an object."),
     "models": ("judge_bootstrap.cli.models:models",
                "Lock, mirror, list, check, update and remove the models on the nodes."),
     "secrets": ("judge_bootstrap.cli.secrets:secrets",
