@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def render(app: AppContext, out: str, **options: Any) -> int:
     from judge_bootstrap.cli.options import RunOptions
     from judge_bootstrap.cli.run import perform
 
-    directory = Path(os.path.abspath(Path(out).expanduser()))
+    directory = Path(out).expanduser().absolute()
     done = perform(app, "render", ("vllm_k8s",), RunOptions(**options), words=f"render --out {out}",
                    variables={"vllm_k8s_render_dir": str(directory)})
     steps = []

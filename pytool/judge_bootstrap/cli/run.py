@@ -352,7 +352,7 @@ def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *
     curl = f"curl http://127.0.0.1:{port}/v1/models"
     key = []
     if secret := variables.get("vllm_k8s_api_key_secret_name", "judge-api-key"):
-        curl = curl.replace("curl", 'curl -H "Authorization: Bearer $KEY"')
+        curl = curl.replace("curl", 'curl --oauth2-bearer "$KEY"')
         get = f"kubectl -n {namespace} get secret {secret} -o jsonpath='{{.data.api-key}}'"
         key = [f"           KEY=$({get} | base64 -d)"]
     return [
