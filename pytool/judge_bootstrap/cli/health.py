@@ -49,7 +49,7 @@ class World:
 @global_options
 @pass_app
 def health(app: AppContext, extra: tuple[str, ...]) -> int:
-    """Show the chain as it is now: nodes, model, loader, pods, answers, Service; name what is broken.
+    """Show the chain as it is now: nodes, model, pods, answers; and what is broken.
 
     Nothing is changed, and no playbook runs. Every ready pod is asked which model and commit it serves and whether its
     golden answers hold. The first link that fails comes with its reason code and the command that repairs it; what is

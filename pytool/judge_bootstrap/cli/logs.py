@@ -61,11 +61,12 @@ class World:
 @pass_app
 def logs(app: AppContext, follow: bool, since: str | None, tail: int | None, only: str | None, pod: str | None,
          previous: bool, timestamps: bool, extra: tuple[str, ...]) -> int:
-    """Show what the loader's and the server's pods wrote, init containers too, merged in the order of its time.
+    """Show or follow the logs of the loader's and the server's pods.
 
-    Each line begins with its pod's short name and its container. With -f it goes on: pods that come are picked up, a
-    connection that breaks is opened again where it was, and Ctrl-C ends it at once with exit code 130, as it ends
-    `kubectl logs -f`. Secrets are masked, and signs that would drive the terminal are shown instead of obeyed.
+    All containers are there, init containers too, merged in the order of their time. Each line begins with its pod's
+    short name and its container. With -f it goes on: pods that come are picked up, a connection that breaks is opened
+    again where it was, and Ctrl-C ends it at once with exit code 130, as it ends `kubectl logs -f`. Secrets are masked,
+    and signs that would drive the terminal are shown instead of obeyed.
 
     \b
     Examples:

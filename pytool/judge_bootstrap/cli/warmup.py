@@ -112,11 +112,12 @@ class Outcome:
 @global_options
 @pass_app
 def warmup(app: AppContext, requests: int, wait_seconds: int, extra: tuple[str, ...]) -> int:
-    """Send judge requests to every ready pod until its latency has settled, and show the figures.
+    """Send judge requests until the latency has settled.
 
-    The requests are fixed, of several lengths, and one follows on the other in each pod; the pods are asked at the same
-    time. Settled means: the median of the last 5 requests is within 10 % of that of the 5 before. The exit code is 1
-    when a pod's latency did not settle within --requests and --wait, or a pod gave an error.
+    Every ready pod gets them, and its figures are shown. The requests are fixed, of several lengths, and one follows on
+    the other in each pod; the pods are asked at the same time. Settled means: the median of the last 5 requests is
+    within 10 % of that of the 5 before. The exit code is 1 when a pod's latency did not settle within --requests and
+    --wait, or a pod gave an error.
 
     \b
     Examples:
