@@ -118,9 +118,9 @@ def assess(found: Found, names: Names, now: datetime) -> Health:
     loader_pods = [pod_state(pod, names, found, now, loader=True) for pod in found.loader_pods]
     wanted = replicas(found.deployment)
     ready = sum(pod.state == "ready" for pod in pods)
-    # Nodes are to blame only where there are too few usable ones for what is wanted.
+    # Nodes are to blame only where pods are wanted that were never started, and there is no usable node for them.
     usable = sum(node.gpus // max(1, names.gpus_per_pod) for node in nodes if node.usable)
-    carried = ready >= wanted or usable >= wanted
+    carried = sum(pod.placed for pod in pods) >= wanted or usable >= wanted
     links = [
         _nodes(found, nodes, names, wanted, carried),
         _loader(found, loader_pods, names, ready >= wanted),

@@ -40,8 +40,9 @@ class PodState:
     """What is known of a pod. `state`: ready, starting, not ready, checking (init containers), pending, failing,
     ended, terminating. `reason` is None where nothing has to be done.
 
-    `start_seconds`: from the container's start until it was ready, None while it is not; `budget_seconds`: how long
-    its startup probe waits; `image_id`: the image by digest, as the node resolved it.
+    `placed`: its server was started on a node, so no node is to blame for what it does. `start_seconds`: from the
+    container's start until it was ready, None while it is not; `budget_seconds`: how long its startup probe waits;
+    `image_id`: the image by digest, as the node resolved it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PodState:
     node: str | None
     state: str
     ready: bool
+    placed: bool
     restarts: int
     reason: str | None
     message: str
@@ -73,6 +75,7 @@ def pod_state(pod: Mapping[str, Any], names: Names, found: Found, now: datetime,
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     return PodState(
         name=name, namespace=namespace, node=pod["spec"].get("nodeName"), state=state, ready=state == "ready",
+        placed=state not in ("ended", "terminating") and _was_started(server),
         restarts=sum(int(one.get("restartCount", 0)) for one in statuses), reason=reason, message=message,
         repair=repair, image=spec.get("image"), image_id=server.get("imageID") or None,
         start_seconds=_start_seconds(pod, server, found), budget_seconds=_budget_seconds(spec),
@@ -230,6 +233,11 @@ def failed_container(pod: Mapping[str, Any]) -> tuple[str, bool] | None:
 
 def _main(containers: list[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
     return next((one for one in containers if one.get("name") == name), containers[0] if containers else {})
+
+
+def _was_started(server: Mapping[str, Any]) -> bool:
+    state = server.get("state") or {}
+    return "running" in state or "terminated" in state or bool(server.get("lastState"))
 
 
 def _budget_seconds(container: Mapping[str, Any]) -> float | None:

@@ -157,6 +157,13 @@ def test_a_sick_node_breaks_the_chain_when_no_other_can_carry_the_pods(sick: Jso
     assert (first.name, first.reason, first.repair) == ("GPU nodes", reason, repair)
 
 
+def test_a_node_is_not_to_blame_for_a_pod_that_was_started_on_it() -> None:
+    drift = Answer("GOLDEN_DRIFT", "drift 2.5")
+    found = well(nodes=[tainted()], pods=[pod(ready=False)], endpoint_slices=[], answers={NAME: drift})
+    assert broken(found).reason == "GOLDEN_DRIFT"
+    assert link(found, "model on the nodes").status == "warn"
+
+
 def test_a_sick_node_beside_pods_that_all_serve_is_a_warning() -> None:
     found = seen(well(nodes=[node(), node("gpu-2", ready="Unknown")]))
     assert found.first_broken is None
