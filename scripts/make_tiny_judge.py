@@ -12,7 +12,8 @@ replies to made-up answers of eight kinds, first in float32, then with its weigh
 pass, so that the exported integers are the ones it was trained with. It has learnt to answer in the shape of a verdict
 and to tell the made-up kinds apart. It is no judge of real answers.
 
-Run it again when the judge's prompts or schema change, then update the commit in judge_lab/appconfig.json.
+Run it again when the judge's prompts or schema change, then update the commit in judge_lab/appconfig.json, and that of
+the model without quantization, which judge_lab/plain_model.py makes of this one (test_labsvc_plain_model.py has it).
 """
 
 from __future__ import annotations
