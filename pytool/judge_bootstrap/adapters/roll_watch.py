@@ -9,7 +9,7 @@ from typing import Any
 
 from judge_bootstrap.adapters.roll_state import Cluster, Object, Place, deployment_of, replica_sets_of
 from judge_bootstrap.core.errors import BootstrapError
-from judge_bootstrap.core.model_roll import Roll, View, canary_count, commit_of, health_refusal, ready, view_of
+from judge_bootstrap.core.model_roll import Roll, Step, View, canary_count, commit_of, health_refusal, ready, view_of
 
 POLL_SECONDS = 2.0
 # A ready pod that cannot be reached through the API server so often is listed as not asked; kubelet asked it.
@@ -75,9 +75,9 @@ def watch(cluster: Cluster, place: Place, found: Found, canary: str | None, bake
             found.seconds = timing.clock() - started
             return
         if step.act == "bad":
-            reason, text = (step.reason, step.text) if step.reason else cluster.explain(
-                place.namespace, place.name, _new_pods(view, pods))
-            raise BootstrapError(text, reason=reason)
+            if step.reason is None:
+                step = asked.explained(cluster.explain(place.namespace, place.name, _new_pods(view, pods)), view)
+            raise BootstrapError(step.text, reason=step.reason)
         if step.act in ("pause", "resume"):
             cluster.merge("Deployment", place.namespace, place.name,
                           {"spec": {"paused": True if step.act == "pause" else None}})
@@ -93,6 +93,7 @@ class _Asked:
         self._cluster, self._place, self._found = cluster, place, found
         self._done: dict[str, Mapping[str, Any] | None] = {}
         self._tries: dict[str, int] = {}
+        self._last: dict[str, Mapping[str, Any]] = {}
 
     def ask(self, view: View, pods: Sequence[Object]) -> None:
         """Ask the new pods that run and have not been heard of as ready."""
@@ -116,8 +117,17 @@ class _Asked:
         """Tell whether each new pod has been heard, or cannot be reached."""
         return all(replica.pod in self._done for replica in view.replicas)
 
+    def explained(self, found: tuple[str, str], view: View) -> Step:
+        """Return why time ran out: what the API server knows, and what the pod said last; its own reason goes first."""
+        names = [replica.pod for replica in view.replicas if not replica.ready]
+        said = next((answer for name, answer in self._last.items() if name in names and answer.get("message")), {})
+        text = f"{found[1]}; it says: {said['message']}" if said else found[1]
+        return Step("bad", str(said.get("reason") or found[0]), text)
+
     def _note(self, name: str, pod: Object, answer: Mapping[str, Any] | None) -> None:
         golden = (answer or {}).get("golden") or {}
+        if answer:
+            self._last[name] = answer
         line = {"pod": name, "node": pod["spec"].get("nodeName"), "ready": ready(pod), "asked": answer is not None,
                 "commit": (answer or {}).get("commit"), "reason": (answer or {}).get("reason"),
                 "golden_items": golden.get("items"), "golden_drift": golden.get("drift")}

@@ -50,6 +50,9 @@ def fleet(app: AppContext, verb: str, options: Mapping[str, Any], given: Mapping
         app.emit(answer)
     elif verb == "list" and not app.quiet:
         _print_models(app, done.answers)
+    elif result.roll:
+        for line in roll_lines(result.roll):
+            app.say(line)
     # What a node says in many lines is in the table above, or in its own log.
     hosts = {name: replace(host, message=one_line(host.message)) for name, host in result.hosts.items()}
     output.recap(app, replace(result, hosts=hosts, playbooks=(f"models {verb}",)), steps)
@@ -144,13 +147,29 @@ def _next_steps(env: str, verb: str, words: str, limit: str | None, result: Any)
     if result.check:
         hosts = f" --limit {shlex.quote(limit)}" if limit else ""
         return [f"judge-bootstrap --env {env} {words}{hosts}        do it"]
-    serve = f"judge-bootstrap --env {env} run vllm_k8s        have the pods serve it"
+    # Pods that were moved serve it already.
+    serve = (f"judge-bootstrap --env {env} run verify        prove it, link by link" if result.roll
+             else f"judge-bootstrap --env {env} run vllm_k8s        have the pods serve it")
     if verb == "update":
         return [serve, f"judge-bootstrap --env {env} models rollback        back to the one before"]
     if verb == "rollback":
         return [f"set model.revision to the commit that `judge-bootstrap --env {env} models list` shows, else the next "
                 "run goes forward again", serve]
     return []
+
+
+def roll_lines(roll: Mapping[str, Any]) -> list[str]:
+    """Return what became of the pods, a line each, for people."""
+    lines = [f"pods: {str(roll['from'])[:12]} -> {str(roll['to'])[:12]}, {str(roll['outcome']).replace('_', ' ')}, "
+             f"{len(roll['replicas'])} new ones asked of {roll['wanted']}"]
+    for one in roll["replicas"]:
+        if one["golden_drift"] is not None:
+            golden = f"{one['golden_items']} golden answers, {one['golden_drift']:g} points from what was accepted"
+        else:
+            golden = f"{one['golden_items']} golden answers" if one["asked"] else "not to be reached from here"
+        lines.append(f"  {one['pod']} on {one['node']}: {'ready' if one['ready'] else one['reason'] or 'not ready'}, "
+                     f"{golden}")
+    return lines
 
 
 def model_rows(answers: Mapping[str, Mapping[str, Any]], now: float) -> list[tuple[str, ...]]:
