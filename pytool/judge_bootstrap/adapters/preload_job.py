@@ -129,12 +129,15 @@ class _Job:
                 if not leaving and not _is_over(there):
                     raise self._locked(there)
                 if not leaving:
-                    remove(self._api, {**there, "apiVersion": "batch/v1", "kind": "Job"})
+                    self._remove(str(there["metadata"]["uid"]))
             if self._clock() >= give_up:
                 raise BootstrapError(f"Job {self._preload.namespace}/{self._preload.name} of an earlier run does not "
                                      f"go within {GONE_SECONDS:g} s", reason="LOCKED",
                                      hint=f"kubectl -n {self._preload.namespace} delete job {self._preload.name}")
             self._sleep(POLL_SECONDS)
+
+    def _remove(self, uid: str) -> None:
+        remove(self._api, {**self._manifest, "metadata": {**self._manifest["metadata"], "uid": uid}})
 
     def _create(self) -> bool:
         """Make the Job; return False where one of its name is there.
@@ -279,7 +282,7 @@ class _Job:
                 if there is None or (there["metadata"].get("annotations") or {}).get(RUN) != self._preload.run:
                     return
                 self._uid = str(there["metadata"]["uid"])
-            remove(self._api, {**self._manifest, "metadata": {**self._manifest["metadata"], "uid": self._uid}})
+            self._remove(self._uid)
             for item in config_maps(self._preload, self._uid):
                 remove(self._api, {**item, "metadata": {**item["metadata"], "uid": None}})
             give_up = self._clock() + GONE_SECONDS
