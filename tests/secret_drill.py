@@ -177,6 +177,11 @@ def scenarios(typed: str) -> list[Scenario]:
         Scenario("doctor", (*drill, "doctor", "-vvv"), (0, 1, 2, 3)),
         Scenario("doctor", (*drill, "doctor", "--json"), (0, 1, 2, 3)),
         # No cluster answers in the drill: what is looked for is the way to that answer.
+        # Nobody answers for the API server there; the token is read before it is asked.
+        Scenario("secrets apply", (*drill, "secrets", "apply", "-vvv"), (1,)),
+        Scenario("secrets apply", (*drill, "secrets", "apply", "--json", "-e", f"hf_token={typed}"), (2,)),
+        Scenario("preflight", (*drill, "preflight", "--json", "-vvv"), (1,)),
+        Scenario("models preload", (*drill, "models", "preload", "node-1", "-vvv"), (1,)),
         Scenario("health", (*drill, "health", "-vvv"), (1, 2)),
         Scenario("warmup", (*drill, "warmup", "-vvv", "--json"), (1, 2)),
         Scenario("logs", (*drill, "logs", "-f", "-vvv"), (1, 2)),
