@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from integration.local_site import Answer, Cli, on_node, run_processes
+from integration.local_site import CHECKOUT, Answer, Cli, on_node, run_processes
 from judge_lab import site
 
 MODEL = Path(__file__).resolve().parents[2] / "pytool/judge_lab/model/judge-lab/tiny-judge"
@@ -83,14 +85,13 @@ def test_every_file_of_the_model_on_every_node_is_the_hub_s_byte_for_byte(chain:
 
 
 def test_the_served_model_is_the_verified_snapshot(chain: Chain) -> None:
-    from kubernetes import client, config
-
-    config.load_kube_config(site.environment()["KUBECONFIG"])
-    with client.ApiClient() as api:
-        answer = json.loads(client.CoreV1Api(api).connect_get_namespaced_service_proxy_with_path(
-            "judge-inference-service:8000", "llm-judge", "v1/models", _preload_content=False).data)
+    # By plain HTTP to the pod, with the key; without it nothing is answered.
+    done = subprocess.run([sys.executable, CHECKOUT / "molecule/resources/ask.py", site.environment()["KUBECONFIG"],
+                           "llm-judge", "judge-inference-service"], capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
     (snapshot,) = on_node("10.77.0.11", "ls /mnt/nvme/hub/models--judge-lab--tiny-judge/snapshots").split()
-    assert any(snapshot in model["root"] for model in answer["data"]), answer
+    assert any(snapshot in model["root"] for model in answer["models"]), answer
+    assert answer["without_key"] == 401
 
 
 def test_no_process_of_a_run_is_left(chain: Chain) -> None:

@@ -12,9 +12,13 @@ from judge_node.reasons import REASONS
 
 from judge_bootstrap.adapters.kube import ask
 from judge_bootstrap.core.errors import BootstrapError
+from judge_bootstrap.core.model_roll import COMMIT, commit_of, health_refusal
 
 POLL_SECONDS = 2.0
 LOG_TAIL_LINES = 15
+# Pods that run and are not ready are asked what they have found at every so many looks.
+ASK_EVERY = 5
+HEALTH_SECONDS = 15.0
 
 
 class Cluster(Protocol):
@@ -29,6 +33,8 @@ class Cluster(Protocol):
     def log_tail(self, pod: str, container: str | None = None) -> str: ...
 
     def nodes(self, selector: Mapping[str, str]) -> list[Mapping[str, Any]]: ...
+
+    def health(self, pod: str, port: int) -> Mapping[str, Any] | None: ...
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,13 @@ def is_complete(deployment: Mapping[str, Any]) -> bool:
 
 def wait(cluster: Cluster, name: str, namespace: str, wait_seconds: float,
          clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Rollout:
-    """Return when the Deployment is complete. Raises BootstrapError (a POD_ or PROBE_ code) after `wait_seconds`."""
+    """Return when the Deployment is complete.
+
+    Raises BootstrapError after `wait_seconds`, with what holds up the pods; earlier when a pod says of itself that it
+    will never be ready (GOLDEN_DRIFT, WRONG_MODEL_SERVED).
+    """
     started = clock()
+    polls = 0
     while True:
         deployment = cluster.deployment()
         wanted = deployment["spec"].get("replicas", 1)
@@ -66,7 +77,37 @@ def wait(cluster: Cluster, name: str, namespace: str, wait_seconds: float,
             raise BootstrapError(
                 f"{ready} of {wanted} pods of {namespace}/{name} are ready after {wait_seconds:g} s, wanted all: {why}",
                 reason=reason, hint=f"kubectl -n {namespace} describe pod -l app.kubernetes.io/instance={name}")
+        polls += 1
+        if polls % ASK_EVERY == 0 and (final := _refusal(cluster, deployment)):
+            reason, why = final
+            raise BootstrapError(
+                f"{namespace}/{name} will not become ready: {why}", reason=reason,
+                hint=f"kubectl -n {namespace} logs deployment/{name}; judge-bootstrap --env ENV models rollback")
         sleep(POLL_SECONDS)
+
+
+def _refusal(cluster: Cluster, deployment: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return a reason code and what a new pod says of itself when waiting longer is no use."""
+    template = deployment["spec"].get("template") or {}
+    commit = commit_of({"spec": {"template": template}})
+    if commit is None:
+        return None
+    for pod in cluster.pods(deployment["spec"]["selector"]["matchLabels"]):
+        status = pod.get("status") or {}
+        runs = status.get("phase") == "Running" and not any(
+            c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or [])
+        if not runs or (pod["metadata"].get("annotations") or {}).get(COMMIT) != commit:
+            continue
+        ports = [port["containerPort"] for container in (pod.get("spec") or {}).get("containers") or []
+                 for port in container.get("ports") or []]
+        name = pod["metadata"]["name"]
+        try:
+            found = health_refusal(name, cluster.health(name, ports[0]) if ports else None, commit)
+        except (BootstrapError, OSError):
+            continue  # it does not answer yet
+        if found:
+            return found
+    return None
 
 
 def explain(cluster: Cluster, pods: list[Mapping[str, Any]]) -> tuple[str, str]:
@@ -103,7 +144,7 @@ def explain(cluster: Cluster, pods: list[Mapping[str, Any]]) -> tuple[str, str]:
 
 def _cold_nodes(cluster: Cluster, pod: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return what keeps a pod from every node: that none has its commit, with what the first node's loader says."""
-    commit = (pod["metadata"].get("annotations") or {}).get("judge-bootstrap.io/model-commit")
+    commit = (pod["metadata"].get("annotations") or {}).get(COMMIT)
     if not commit:
         return None
     nodes = cluster.nodes((pod.get("spec") or {}).get("nodeSelector") or {})
@@ -173,6 +214,14 @@ class KubernetesCluster:
         from judge_bootstrap.adapters.objects import listed
 
         return list(listed(self._api_client, "v1", "Node", labels=",".join(f"{k}={v}" for k, v in selector.items())))
+
+    def health(self, pod: str, port: int) -> Mapping[str, Any] | None:
+        from judge_bootstrap.adapters.pod_http import get
+        from judge_bootstrap.adapters.port_forward import forward
+
+        with forward(self._api_client, self._namespace, pod, port) as base_url:
+            found = get(f"{base_url}/health/ready", timeout_seconds=HEALTH_SECONDS).json()
+        return found if isinstance(found, dict) else None
 
     def log_tail(self, pod: str, container: str | None = None) -> str:
         # A container that never wrote, or was never started, has no log: that is no failure of the explanation.

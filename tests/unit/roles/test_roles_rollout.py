@@ -39,8 +39,14 @@ class FakeCluster:
     def last_warning(self, kind: str, name: str) -> str | None:
         return self.warning
 
-    def log_tail(self, pod: str) -> str:
+    def log_tail(self, pod: str, container: str | None = None) -> str:
         return self.log
+
+    def nodes(self, selector: Mapping[str, str]) -> list[Mapping[str, Any]]:
+        return []
+
+    def health(self, pod: str, port: int) -> Mapping[str, Any] | None:
+        return None
 
 
 class Clock:
@@ -123,3 +129,94 @@ def test_a_server_that_never_gets_ready_is_probe_failing() -> None:
 def test_the_pod_that_is_furthest_from_ready_is_explained() -> None:
     good = pod("judge-0", "Running", [{"ready": True, "state": {"running": {}}}])
     assert "judge-1" in explain(FakeCluster([]), [good, pod("judge-1")])[1]
+
+
+COMMIT, OLD = "a" * 40, "b" * 40
+ANNOTATION = "judge-bootstrap.io/model-commit"
+
+
+class Gated(FakeCluster):
+    """A cluster whose nodes and pods also say what they know of the model."""
+
+    def __init__(self, pods: list[dict[str, Any]], nodes: list[dict[str, Any]] | None = None,
+                 said: dict[str, dict[str, Any] | None] | None = None, log: str = "") -> None:
+        waiting = deployment()
+        waiting["spec"]["template"] = {"metadata": {"annotations": {ANNOTATION: COMMIT}}}
+        super().__init__([waiting], pods, log=log)
+        self.known, self.said, self.asked = nodes or [], said or {}, list[str]()
+
+    def nodes(self, selector: Mapping[str, str]) -> list[Mapping[str, Any]]:
+        return list(self.known)
+
+    def health(self, pod: str, port: int) -> Mapping[str, Any] | None:
+        assert port == 8000
+        self.asked.append(pod)
+        return self.said[pod]
+
+    def log_tail(self, pod: str, container: str | None = None) -> str:
+        assert container in (None, "check-model")
+        return self.log
+
+
+def gated(name: str, phase: str = "Pending", commit: str = COMMIT, status: dict[str, Any] | None = None,
+          ) -> dict[str, Any]:
+    return {"metadata": {"name": name, "annotations": {ANNOTATION: commit}},
+            "spec": {"nodeSelector": {"role": "ai-gpu"},
+                     "containers": [{"name": "vllm", "ports": [{"containerPort": 8000}]}]},
+            "status": {"phase": phase, **(status or {})}}
+
+
+UNSCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available"}]}
+
+
+def node(name: str, *commits: str, state: str | None = None) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": {f"judge-bootstrap.io/model-{commit}": "ready" for commit in commits},
+                         "annotations": {"judge-bootstrap.io/model-state": state} if state else {}}}
+
+
+def test_a_model_that_no_node_has_is_named_with_what_a_loader_says() -> None:
+    state = '{"state": "failed", "reason": "SOURCE_DENIED", "message": "the Hub wants a token"}'
+    cluster = Gated([gated("judge-0", status=UNSCHEDULED)], [node("node-1", OLD), node("node-2", state=state)])
+    with pytest.raises(BootstrapError, match=f"none of 2 nodes has commit {COMMIT[:12]} complete; node-2: the Hub") \
+            as caught:
+        wait_for(cluster)
+    assert caught.value.reason == "SOURCE_DENIED"
+
+
+def test_a_node_without_a_word_from_its_loader_is_an_incomplete_model() -> None:
+    with pytest.raises(BootstrapError, match="its loader has said nothing yet") as caught:
+        wait_for(Gated([gated("judge-0", status=UNSCHEDULED)], [node("node-1")]))
+    assert caught.value.reason == "MODEL_INCOMPLETE"
+
+
+def test_with_a_warm_node_the_scheduler_s_own_words_count() -> None:
+    with pytest.raises(BootstrapError, match="0/2 nodes are available") as caught:
+        wait_for(Gated([gated("judge-0", status=UNSCHEDULED)], [node("node-1", COMMIT)]))
+    assert caught.value.reason == "POD_PENDING"
+
+
+def test_the_init_container_s_own_finding_is_told() -> None:
+    failed = {"containerStatuses": [{"name": "vllm", "state": {"waiting": {"reason": "PodInitializing"}}}],
+              "initContainerStatuses": [{"name": "check-model", "ready": False,
+                                         "lastState": {"terminated": {"exitCode": 1}}}]}
+    cluster = Gated([gated("judge-0", status=failed)], log="INTEGRITY_MISMATCH: model.safetensors has other bytes")
+    with pytest.raises(BootstrapError, match="its check-model says: INTEGRITY_MISMATCH: model.safetensors") as caught:
+        wait_for(cluster)
+    assert caught.value.reason == "INTEGRITY_MISMATCH"
+
+
+def test_a_pod_that_drifts_ends_the_wait_long_before_its_deadline() -> None:
+    said = {"ready": False, "reason": "GOLDEN_DRIFT", "message": "drift 6.2", "commit": COMMIT}
+    cluster = Gated([gated("judge-0", "Running")], said={"judge-0": said})
+    clock = Clock()
+    with pytest.raises(BootstrapError, match="pod judge-0: drift 6.2") as caught:
+        wait(cluster, "judge", "llm-judge", 1200, clock=clock, sleep=clock.sleep)
+    assert caught.value.reason == "GOLDEN_DRIFT" and clock.now < 60
+
+
+def test_a_pod_that_still_asks_is_waited_for_and_one_of_the_old_commit_is_not_asked() -> None:
+    cluster = Gated([gated("judge-0", "Running"), gated("judge-1", "Running", OLD)],
+                    said={"judge-0": {"ready": False, "reason": None, "message": "asking", "commit": COMMIT}})
+    with pytest.raises(BootstrapError, match="after 30 s"):
+        wait_for(cluster, 30)
+    assert set(cluster.asked) == {"judge-0"}
