@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from cluster_desks import shipped_variables
 from fakes_cli import Desk
 from fakes_kube import FakeKube
-from judge_bootstrap.adapters.aws import AwsUnavailable
+from judge_bootstrap.adapters.aws import AwsUnavailable, read_secret
 from judge_bootstrap.cli.context import AppContext
 from judge_bootstrap.cli.main import cli
 from judge_bootstrap.cli.secrets import World
@@ -151,7 +151,7 @@ def test_without_a_token_only_the_key_is_seen_to(bench: Bench) -> None:
 
 
 def test_a_loader_that_wants_a_token_gets_a_warning_without_one(bench: Bench) -> None:
-    bench.desk.role_variables["vllm_k8s_loader_use_token"] = True
+    bench.desk.role_variables["vllm_k8s_loader_gated_model"] = True
     assert "no Hub token was given, and the loader wants one" in bench(token=None).stderr
 
 
@@ -178,6 +178,21 @@ def test_the_token_comes_from_aws_as_a_node_reads_it(bench: Bench, secret: str) 
     bench.aws = read
     assert bench("--from", "aws", "--secret-id", "hub", token=None).exit_code == 0
     assert (value(bench.kube, TOKEN_PATH, "token"), asked) == (TOKEN, [("us-east-1", "hub")])
+
+
+def test_aws_is_asked_for_the_secret_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moto import mock_aws
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "moto-takes-any")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        import boto3
+
+        boto3.client("secretsmanager", "us-east-1").create_secret(Name="hub", SecretString=TOKEN)
+        assert read_secret("us-east-1", "hub") == TOKEN
+        with pytest.raises(AwsUnavailable, match="ResourceNotFoundException"):
+            read_secret("us-east-1", "none")
 
 
 def test_aws_that_denies_it_is_one_line(bench: Bench) -> None:
