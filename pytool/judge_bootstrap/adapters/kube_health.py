@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from judge_bootstrap.adapters.bounded import within
@@ -19,6 +19,8 @@ from judge_bootstrap.core.health_pods import Names, failed_container
 from judge_bootstrap.core.kube_objects import name_of
 from judge_bootstrap.core.problems import one_line
 from judge_bootstrap.core.vllm_metrics import read_metrics
+
+Read = TypeVar("Read")
 
 # All reading together, the client's own tries included.
 READ_SECONDS = 60.0
@@ -53,8 +55,13 @@ def read_found(cluster: Cluster, names: Names, secret: str | None, *, detail: bo
     Raises BootstrapError when the API server does not answer, or the Deployment and the pods may not be read; what else
     may not be read is told in `unread`.
     """
+    return bounded(lambda: _Reading(cluster, names).read(secret, detail))
+
+
+def bounded(read: Callable[[], Read]) -> Read:
+    """Return what is read of the API server. Raises BootstrapError CLUSTER_UNREACHABLE when that takes too long."""
     try:
-        return within(READ_SECONDS, lambda: _Reading(cluster, names).read(secret, detail))
+        return within(READ_SECONDS, read)
     except TimeoutError as error:
         raise BootstrapError(f"the API server did not answer everything within {READ_SECONDS:g} s",
                              reason="CLUSTER_UNREACHABLE", hint="kubectl get --raw /readyz") from error

@@ -26,7 +26,7 @@ class World:
     def look(self, settings: ClusterSettings, names: Names, *, detail: bool) -> Found:
         """Return everything there is, with the pods' answers. Raises BootstrapError when the cluster does not say."""
         from judge_bootstrap.adapters.judge_check import judge_once
-        from judge_bootstrap.adapters.kube_health import KubernetesCluster, ask_pods, read_found
+        from judge_bootstrap.adapters.kube_health import KubernetesCluster, ask_pods, bounded, read_found
         from judge_bootstrap.adapters.kube_secrets import read_api_key
         from judge_bootstrap.adapters.pod_ports import forwarder
 
@@ -34,7 +34,7 @@ class World:
         found = read_found(KubernetesCluster(api_client), names, settings.api_key_secret_name, detail=detail)
         key = None
         try:
-            key = read_api_key(api_client, settings.namespace, settings.api_key_secret_name)
+            key = bounded(lambda: read_api_key(api_client, settings.namespace, settings.api_key_secret_name))
         except BootstrapError as error:
             if error.reason != "CLUSTER_DENIED":
                 raise

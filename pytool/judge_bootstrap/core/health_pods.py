@@ -249,14 +249,11 @@ def _budget_seconds(container: Mapping[str, Any]) -> float | None:
 
 
 def _start_seconds(pod: Mapping[str, Any], server: Mapping[str, Any], found: Found) -> float | None:
-    """Return how long the server took: by its gateway's own clock, else by kubelet's."""
+    """Return how long the server took from its container's start: until its gateway was ready, else kubelet's word."""
     answer = found.answers.get(name_of(pod))
-    said = answer.ready if answer is not None else {}
-    start, end = moment(said.get("started_at")), moment(said.get("ready_at"))
-    if start is None or end is None:
-        if not server.get("ready"):
-            return None
-        start = moment(((server.get("state") or {}).get("running") or {}).get("startedAt"))
+    start = moment(((server.get("state") or {}).get("running") or {}).get("startedAt"))
+    end = moment(answer.ready.get("ready_at")) if answer is not None else None
+    if end is None and server.get("ready"):
         end = moment((condition(pod, "Ready") or {}).get("lastTransitionTime"))
     if start is None or end is None or end < start:
         return None
