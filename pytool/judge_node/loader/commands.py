@@ -17,7 +17,7 @@ from ..cache.arguments import add_verb, size, store_root
 from ..options import add_json
 from ..result import NodeError, Result, printable
 from .api import Api
-from .reporter import Reporter
+from .reporter import Aloud, Reporter
 from .run import Loader, Settings
 
 # Connections that do not answer are waited for no longer than this after a SIGTERM.
@@ -39,7 +39,12 @@ def add_loader(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="folder with wanted.json (fetched), next.json (fetched after it) and previous.json (only verified)",
     )
     run.add_argument("--store", required=True, metavar="PATH", help="root of the model store, on a mounted local disk")
-    run.add_argument("--node", required=True, type=_node, metavar="NAME", help="name of the Node that the pod runs on")
+    run.add_argument(
+        "--node",
+        type=_node,
+        metavar="NAME",
+        help="name of the Node that the pod runs on; with --once it may be left out: then nothing is said on a Node",
+    )
     run.add_argument(
         "--taint",
         type=_key,
@@ -89,7 +94,7 @@ def run_loader(options: argparse.Namespace) -> Result:
     settings = Settings(
         models=Path(options.models),
         store=store_root(options.store),
-        node=options.node,
+        node=options.node or "",
         sources=tuple(options.source),
         endpoint=options.endpoint or None,
         token_file=options.token_file,
@@ -99,15 +104,22 @@ def run_loader(options: argparse.Namespace) -> Result:
         verify_deep_seconds=options.verify_deep_every,
         compile_cache=_absolute(options.compile_cache),
     )
-    loader = Loader(settings, Reporter(Api.in_cluster(), options.node, options.taint, _log), _log)
     if options.once:
-        return loader.once()
+        return Loader(settings, Aloud(_reporter(options) if options.node else None, _log), _log).once()
+    if not options.node:
+        raise NodeError("--node is missing, wanted the name of the Node that the pod runs on",
+                        repair="judge-node loader run --help")
+    loader = Loader(settings, _reporter(options), _log)
     signal.signal(signal.SIGTERM, _end)
     try:
         loader.run()
     except KeyboardInterrupt:
         signal.alarm(0)
     return Result(command="loader run", state="stopped", message="stopped; the next one goes on from here")
+
+
+def _reporter(options: argparse.Namespace) -> Reporter:
+    return Reporter(Api.in_cluster(), options.node, options.taint, _log)
 
 
 def _end(signum: int, frame: FrameType | None) -> NoReturn:

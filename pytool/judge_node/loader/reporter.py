@@ -8,7 +8,7 @@ from typing import Any
 
 from .api import Api, ApiError
 from .events import NAMESPACE, event_of
-from .node import Report, is_tainted, plan_patch, said
+from .node import SYNCING, Report, is_tainted, plan_patch, said
 
 # The Node is read anew after so long: somebody may have taken our label or taint away by hand.
 REFRESH_SECONDS = 60.0
@@ -82,6 +82,20 @@ class Reporter:
         elif self._trouble and not trouble:
             self._log("the Node can be told again")
         self._trouble = trouble
+
+
+class Aloud:
+    """Says each report in the log as well, for somebody who watches a single run; on no Node without a reporter."""
+
+    def __init__(self, reporter: Reporter | None, log: Callable[[str], None]) -> None:
+        self._reporter, self._log, self._said = reporter, log, ""
+
+    def report(self, report: Report) -> bool:
+        """Say it; return whether the Node says it now (True without a Node)."""
+        if report.state == SYNCING and report.message != self._said:
+            self._said = report.message
+            self._log(f"{report.percent} %: {report.message}" if report.percent else report.message)
+        return self._reporter is None or self._reporter.report(report)
 
 
 def _kind(annotation: dict[str, Any]) -> tuple[Any, Any, Any]:
