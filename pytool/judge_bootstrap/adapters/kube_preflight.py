@@ -6,6 +6,7 @@ Lists come page by page, so that a cluster of many nodes and pods is no burden. 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +24,7 @@ PAGE = 500
 # The first question, all tries together: a program in the kubeconfig (`aws eks get-token`) has no limit of its own.
 FIRST_SECONDS = 45.0
 _AT_ONCE = 8
+_PAUSE_SECONDS = 0.3
 _ENFORCE = "pod-security.kubernetes.io/enforce"
 _MODEL = re.compile(r"judge-bootstrap\.io/model-([0-9a-f]{40})")
 _CNI_FOLDERS = ("/opt/cni/bin", "/etc/cni", "/etc/cni/net.d", "/home/kubernetes/bin", "/var/lib/cni")
@@ -96,6 +98,7 @@ def _again(call: Any) -> Any:
         except BootstrapError as error:
             if error.reason != "CLUSTER_UNREACHABLE" or left == 0:
                 raise
+            time.sleep(_PAUSE_SECONDS)
     raise AssertionError("unreachable: the last try raises")
 
 

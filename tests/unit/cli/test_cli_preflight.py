@@ -159,6 +159,22 @@ def test_all_missing_rights_are_collected_in_one_table(bench: Bench) -> None:
                      ["llm-judge", "pods/portforward", "create"]]
 
 
+def test_an_api_server_that_answers_badly_now_and_then_is_asked_again(
+        bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_preflight, "_PAUSE_SECONDS", 0.0)
+    bench.missing = {("", "nodes", "patch")}
+    well, count = bench.kube.answers[REVIEWS], iter(range(10_000))
+
+    def answers_badly(call: Call) -> Any:
+        if next(count) % 3 == 0:
+            raise api_error(503, "busy")
+        return well(call)
+
+    bench.kube.answers[REVIEWS] = answers_badly
+    _, answer = bench.json()
+    assert answer["missing_rights"] == [{"namespace": None, "resource": "nodes", "verb": "patch"}]
+
+
 def test_every_kind_that_the_role_makes_has_its_rights_asked_for() -> None:
     """Kinds stand in the templates as `kind: X`; what is refered to is written on one line with others."""
     rights = wanted_rights(Scope("serving", "loaders", network_policy=True, service_monitor=True, ingress=True))
