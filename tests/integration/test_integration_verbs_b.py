@@ -152,7 +152,7 @@ def test_health_verbose_has_figures_budget_key_and_a_verdict(place: Place) -> No
     answer = place.health("--verbose")
     found = links(answer)
     assert {found[name]["status"] for name in ("start time", "disruption budget", "API key", "verdict")} == {"ok"}
-    assert found["disruption budget"]["found"] == "1 pods may be taken away now (2 healthy, 1 needed)"
+    assert found["disruption budget"]["found"] == "1 pod may be taken away now (2 healthy, 1 needed)"
     pods = [pod for pod in answer.json["pods"].values() if "detail" in pod]
     assert [pod["detail"]["metrics"] for pod in pods] == [{"requests_running": 2.0, "kv_cache_usage": 0.25}] * 2
     assert answer.json["verdict"]["score"] == 8

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from judge_bootstrap.core.health_nodes import NodeState, node_state
 from judge_bootstrap.core.health_pods import Names, PodState, pod_state
-from judge_bootstrap.core.kube_objects import condition, name_of
+from judge_bootstrap.core.kube_objects import condition, many, name_of
 
 Status = Literal["ok", "warn", "fail"]
 # So many broken nodes or pods are named one by one; of the others only the number.
@@ -198,7 +198,7 @@ def _nodes(found: Found, nodes: Sequence[NodeState], names: Names, wanted: int, 
                     None if idle else f"kubectl get nodes --show-labels   # then judge-bootstrap --env {names.env}")
     bad = [Broken(node.name, node.state, node.reason, node.message, node.repair) for node in nodes if node.machine_bad]
     gpus = sum(node.gpus for node in nodes)
-    text = f"{len(nodes)} with label {names.selector}, {gpus} GPUs: {_counted(node.machine for node in nodes)}"
+    text = f"{len(nodes)} with label {names.selector}, {many(gpus, 'GPU')}: {_counted(node.machine for node in nodes)}"
     return _with_broken(title, text, bad, fails=not carried)
 
 
@@ -232,7 +232,7 @@ def _loader(found: Found, pods: Sequence[PodState], names: Names, serving: bool)
     link = _with_broken(title, text, bad, fails=ready == 0 and wanted > 0 and not serving)
     if link.status == "ok" and ready < wanted:
         # Its controller may not make any: Pod Security, or a quota.
-        return Link(title, "warn" if serving or ready else "fail", f"{text}; there are only {len(pods)} pods",
+        return Link(title, "warn" if serving or ready else "fail", f"{text}; there are only {many(len(pods), 'pod')}",
                     "LOADER_FAILING", f"kubectl -n {names.loader_namespace} describe daemonset judge-loader")
     return link
 
@@ -337,7 +337,7 @@ def _service(found: Found, names: Names, ready: int, wanted: int) -> Link:
     behind = {str((endpoint.get("targetRef") or {}).get("name"))
               for part in found.endpoint_slices for endpoint in part.get("endpoints") or []
               if (endpoint.get("conditions") or {}).get("ready") is not False}
-    text = f"{name}: {len(behind)} ready pods behind it"
+    text = f"{name}: {many(len(behind), 'ready pod')} behind it"
     if not behind:
         if wanted == 0:
             return Link(title, "warn", text, None, None)

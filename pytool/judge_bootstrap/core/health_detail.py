@@ -8,7 +8,7 @@ from typing import Any
 
 from judge_bootstrap.core.health import Found, Health, Link
 from judge_bootstrap.core.health_pods import Names, PodState
-from judge_bootstrap.core.kube_objects import seconds_since
+from judge_bootstrap.core.kube_objects import many, seconds_since
 
 # A server that takes more than this share of its budget to start will one day not make it.
 SLOW_START = 0.5
@@ -71,8 +71,9 @@ def _budget(found: Found, names: Names) -> Link | None:
                     f"judge-bootstrap --env {names.env} run vllm_k8s")
     status = found.budget.get("status") or {}
     allowed = int(status.get("disruptionsAllowed", 0))
-    return Link("disruption budget", "ok", f"{allowed} pods may be taken away now ({status.get('currentHealthy', 0)} "
-                f"healthy, {status.get('desiredHealthy', 0)} needed)")
+    healthy, needed = status.get("currentHealthy", 0), status.get("desiredHealthy", 0)
+    return Link("disruption budget", "ok",
+                f"{many(allowed, 'pod')} may be taken away now ({healthy} healthy, {needed} needed)")
 
 
 def _key(found: Found, names: Names, secret: str | None) -> Link | None:

@@ -107,7 +107,7 @@ def _model(node: Mapping[str, Any], labels: Mapping[str, str], report: Mapping[s
         return "warm", None, "", None
     bring = f"judge-bootstrap --env {names.env} models preload {name}"
     state, code = str(report.get("state") or ""), report.get("reason")
-    said = one_line(report.get("message") or "")
+    said = one_line(report["message"]) if report.get("message") else ""
     if state == "syncing":
         percent = report.get("percent")
         how_far = f" ({percent} %)" if isinstance(percent, int) else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from judge_bootstrap.core.kube_objects import condition, moment, name_of, seconds_since
+from judge_bootstrap.core.kube_objects import condition, many, moment, name_of, seconds_since
 from judge_bootstrap.core.problems import one_line
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ class _Look:
                     f"{self._restarted(one)}{': ' + said if said else ''}", f"{log} --previous")
         if one.get("ready") and (condition(self.pod, "Ready") or {"status": "True"}).get("status") == "True":
             if last:
-                return ("ready", None, f"restarted {one.get('restartCount', 0)} times, the last time after "
+                times = many(int(one.get("restartCount", 0)), "time")
+                return ("ready", None, f"restarted {times}, the last time after "
                         f"{last.get('reason') or 'an end'} (status {last.get('exitCode')})", None)
             return "ready", None, "", None
         if one.get("started") is False:
@@ -196,16 +197,16 @@ class _Look:
 
     def _restarted(self, one: Mapping[str, Any]) -> str:
         times = int(one.get("restartCount", 0))
-        return f", restarted {times} times" if times else ""
+        return f", restarted {many(times, 'time')}" if times else ""
 
     def _event(self) -> str:
         return one_line(self.found.events[key]) if (key := f"{self.namespace}/{self.name}") in self.found.events else ""
 
 
 def last_line(text: str) -> str:
-    """Return the last line of a log that says something; of judge-node's JSON its message."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    """Return the line of a log that says why it ended: the last one that names a reason code, else the last one."""
     # judge-node's error is one line, and its repair the next.
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Hint:")]
     told = [line for line in lines if code_in(line)]
     return one_line((told or lines)[-1]) if lines else ""
 

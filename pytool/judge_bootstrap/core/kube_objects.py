@@ -7,6 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 
+def many(number: int, word: str) -> str:
+    """Return a number of things in words: `1 pod`, `2 pods`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def name_of(item: Mapping[str, Any]) -> str:
     """Return the object's name."""
     return str(item["metadata"]["name"])

@@ -190,7 +190,7 @@ def test_a_node_that_is_not_warm_says_why(cold: Json, reason: str, state: str, s
     found = well(nodes=[cold], pods=[], endpoint_slices=[], answers={})
     first = broken(found)
     assert (first.name, first.reason) == ("model on the nodes", reason)
-    assert said in first.found
+    assert said in first.found and ": str" not in first.found
     assert seen(found).nodes[0].state == state
 
 
@@ -283,11 +283,18 @@ def test_a_failed_gate_is_named_with_the_reason_code_of_its_log() -> None:
     gate = {"name": "check-model", "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
             "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}}}
     found = failing(init=[gate], state={"waiting": {"reason": "PodInitializing"}}, started=False)
-    log = "INTEGRITY_MISMATCH: model-00001.safetensors: size 3, wanted 4\nRepair: judge-node cache sync\n"
+    log = "INTEGRITY_MISMATCH: model-00001.safetensors: size 3, wanted 4\nHint: judge-node cache sync\n"
     first = broken(replace(found, logs={NAME: log}))
     assert first.reason == "INTEGRITY_MISMATCH"
     assert "init container check-model ended with status 1, restarted 2 times: INTEGRITY_MISMATCH" in first.found
     assert first.repair == "judge-bootstrap --env prod models preload gpu-1"
+
+
+def test_a_gate_that_names_no_code_is_told_by_its_last_line_and_not_by_its_hint() -> None:
+    gate = {"name": "check-model", "state": {"terminated": {"exitCode": 2}}}
+    found = failing(init=[gate], state={"waiting": {"reason": "PodInitializing"}}, started=False)
+    first = broken(replace(found, logs={NAME: "manifest '/etc/x' cannot be read\nHint: give the path of one\n"}))
+    assert (first.reason, first.found.endswith("manifest '/etc/x' cannot be read")) == ("MODEL_INCOMPLETE", True)
 
 
 def test_a_gate_that_still_runs_is_being_checked() -> None:
@@ -404,7 +411,7 @@ def test_the_details_of_a_chain_that_holds_are_well() -> None:
     assert {name: one.status for name, one in found.items()} == dict.fromkeys(
         ("start time", "disruption budget", "API key", "verdict", "loader's last check"), "ok")
     assert "812 ms" in found["verdict"].found
-    assert "1 pods may be taken away now" in found["disruption budget"].found
+    assert "1 pod may be taken away now" in found["disruption budget"].found
 
 
 def test_a_start_that_took_more_than_half_its_budget_is_warned_of() -> None:
