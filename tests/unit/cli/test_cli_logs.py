@@ -227,6 +227,18 @@ def test_secrets_are_masked_and_control_signs_shown(desk: Desk) -> None:
     assert key not in answer.stdout and token not in answer.stdout
 
 
+def test_on_a_terminal_each_pod_has_its_colour_and_the_text_has_none(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    lines = run(desk, two_pods()).stdout.splitlines()
+    assert lines[0] == "\x1b[36mserver-x7k2p/check-model\x1b[0m all files are right"
+    # Padded, so that the texts stand below each other.
+    assert lines[1] == "\x1b[32mloader-9qw3z/loader     \x1b[0m complete"
+    assert "\x1b" not in run(desk, two_pods(), "--no-color").stdout
+
+
 def test_one_log_that_cannot_be_read_does_not_hide_the_others(desk: Desk) -> None:
     cluster = two_pods()
     cluster.denied = (LOADER,)

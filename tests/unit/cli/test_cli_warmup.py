@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from cluster_desks import shipped_variables
 from fakes_cli import Desk
 from fakes_kube import FakeKube
 from judge_bootstrap.adapters.judge_requests import Answered, judge_timed, pairs, request_body
+from judge_bootstrap.adapters.parallel import each
 from judge_bootstrap.cli.context import AppContext
 from judge_bootstrap.cli.main import cli
 from judge_bootstrap.cli.warmup import ClusterSite, Server
@@ -132,6 +135,36 @@ def test_fewer_requests_than_two_windows_are_refused(desk: Desk) -> None:
     done = run(desk, FakeSite({"p-1": [1.0]}), "--requests", "9")
     assert done.exit_code == 2
     assert "requests" in done.stderr
+
+
+def test_many_calls_answer_in_the_order_of_their_items_and_never_more_at_once_than_allowed() -> None:
+    lock, running, most = threading.Lock(), [0], [0]
+
+    def call(number: int) -> int:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.002 * (5 - number % 5))
+        with lock:
+            running[0] -= 1
+        return number * 2
+
+    assert each(call, range(40), 4) == [number * 2 for number in range(40)]
+    assert most[0] <= 4
+    assert each(call, [], 4) == []
+
+
+def test_what_a_call_raises_is_raised_when_all_have_ended() -> None:
+    done = []
+
+    def call(number: int) -> None:
+        if number == 1:
+            raise ValueError("one")
+        done.append(number)
+
+    with pytest.raises(ValueError, match="one"):
+        each(call, range(5), 2)
+    assert sorted(done) == [0, 2, 3, 4]
 
 
 # --- one request ------------------------------------------------------------------------------------------------------
