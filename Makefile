@@ -23,9 +23,10 @@ export SCALE ?= small
 PYTEST := $(BIN)/python -m pytest
 MOLECULE_SCENARIOS := nvme nvme_vm model_cache vllm_k8s site
 # Every figure that exists so far (bench-cli P9, bench-fanout P10, bench-nvme P5 to P7, bench-sync P1 to P4,
-# faults-config R8, faults-input R12, faults-nvme R1 and R2, faults-run R9, faults-secrets R6, faults-sync R3 to R5).
-FIGURES := bench-cli bench-fanout bench-nvme bench-sync faults-config faults-input faults-nvme faults-run faults-secrets \
-	faults-sync
+# faults-config R8, faults-input R12, faults-k8s R7 and R10, faults-nvme R1 and R2, faults-run R9, faults-secrets R6,
+# faults-sync R3 to R5).
+FIGURES := bench-cli bench-fanout bench-nvme bench-sync faults-config faults-input faults-k8s faults-nvme faults-run \
+	faults-secrets faults-sync
 
 .PHONY: help
 help: ## List the targets
@@ -122,6 +123,7 @@ $(FIGURES): setup
 # What they do to disks they do to loop devices, and faults-nvme to those of virtual machines, too.
 bench-nvme: lab-packages
 faults-nvme: lab-packages vm-packages
+faults-k8s: lab-packages
 faults-sync: vm-packages drill-packages
 bench-fanout bench-sync: bench-packages
 

@@ -1,4 +1,7 @@
-"""The role against an API server that answers badly; and first that the proxy which makes it so does what it says."""
+"""The role against an API server that answers badly; and first that the proxy which makes it so does what it says.
+
+Also that what R10 looks with sees what it is for.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ import pytest
 import trustme
 from judge_bootstrap.adapters.kube import TIMEOUT_VARIABLE, connect
 from judge_bootstrap.adapters.objects import request
+from judge_lab import LabError, layout, prerequisites, site
+from k8s_drills import converge, exposure, kwok_nodes
 from k8s_drills.faulty_api import KINDS, FaultyApi, Plan, faulty_api
+from k8s_drills.role import NODE_ANNOTATIONS, NODE_LABELS
 
 
 class Upstream(BaseHTTPRequestHandler):
@@ -170,3 +176,36 @@ def test_the_product_s_client_is_answered_all_the_same_and_waits_as_long_as_it_i
         assert set(proxy.plan.struck) == set(KINDS)
         assert proxy.plan.hasty == []
     assert max(Upstream.asked.values()) > 1  # a request that was done and not answered was sent again
+
+
+def test_sockets_beyond_loopback_are_told_from_those_on_it() -> None:
+    tables = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1
+   1: 0100007F:9C40 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2
+   2: 0A014E0A:9C41 0A014E0A:1F40 01 00000000:00000000 00:00000000 00000000     0        0 3
+  sl  local_address                         remote_address                        st tx_queue
+   0: 00000000000000000000000000000000:D6F9 00000000000000000000000000000000:0000 0A 00000000:00000000
+   1: 00000000000000000000000001000000:D6FA 00000000000000000000000000000000:0000 0A 00000000:00000000
+   2: 0000000000000000FFFF00000100007F:D6FB 00000000000000000000000000000000:0000 0A 00000000:00000000
+   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref
+  1: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4 2
+"""
+    assert exposure.sockets(tables) == {"tcp:8000", "tcp:55033", "udp:53"}
+
+
+@pytest.mark.lab
+def test_the_role_converges_in_a_namespace_of_others_and_makes_nothing_twice(tmp_path: Path) -> None:
+    try:
+        prerequisites.check()
+        kwok_nodes.binary()
+    except LabError as error:
+        pytest.skip(f"the lab or kwok cannot run here: {error}")
+    if not site.status()["running"]:
+        site.up()
+    kubeconfig = layout.current().kubeconfig
+    nodes = [kwok_nodes.node(f"kwok-r7-{number}", NODE_LABELS, annotations=NODE_ANNOTATIONS) for number in range(3)]
+    with kwok_nodes.kwok_nodes(kubeconfig, tmp_path, nodes), faulty_api(kubeconfig, tmp_path, Plan(rate=0)) as api:
+        found = converge.play(api, kubeconfig, tmp_path, seed=1)
+    assert (found.wrong, found.duplicates, found.hasty) == ([], [], [])
+    assert set(found.struck) == set(KINDS)

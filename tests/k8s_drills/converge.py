@@ -21,7 +21,7 @@ from .faulty_api import FaultyApi, Plan
 from .role import Role, Run
 
 BEGIN: dict[str, Any] = {"vllm_k8s_replicas": 2, "vllm_k8s_ingress": {"host": "judge.example.org"}}
-CHANGED: dict[str, Any] = {"vllm_k8s_extra_env": {"DRILL": "1"}}
+CHANGED: dict[str, Any] = {"vllm_k8s_extra_args": ["--seed", "1"]}
 FEWER: dict[str, Any] = {**CHANGED, "vllm_k8s_ingress": None}
 DEPLOYMENT, INGRESS = "Deployment/{}/judge-inference-service", "Ingress/{}/judge-inference-service"
 

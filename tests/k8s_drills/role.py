@@ -55,7 +55,7 @@ class Role:
     folder: Path
     namespace: str
     variables: dict[str, Any] = field(default_factory=dict)
-    timeout_seconds: float = 3
+    timeout_seconds: float = 2
 
     @property
     def owner(self) -> str:
