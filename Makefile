@@ -21,6 +21,8 @@ endif
 export SCALE ?= small
 
 PYTEST := $(BIN)/python -m pytest
+# For suites whose files have nothing in common: one process a core. The tests of a file stay together, in their order.
+PARALLEL := -n auto --dist loadfile
 MOLECULE_SCENARIOS := nvme nvme_vm model_cache vllm_k8s site
 # Every figure that exists so far (bench-cli P9, bench-fanout P10, bench-nvme P5 to P7, bench-sync P1 to P4,
 # faults-config R8, faults-input R12, faults-k8s R7 and R10, faults-nvme R1 and R2, faults-run R9, faults-secrets R6,
@@ -89,13 +91,14 @@ lint: setup ## The gate: ruff, mypy, yamllint, ansible-lint, freshness of the ge
 
 .PHONY: test-unit test-contract test-integration test-molecule test-faults
 test-unit: setup ## The everyday suite: under two minutes, no server, no root needed
-	$(PYTEST) -q tests/unit
+	$(PYTEST) -q $(PARALLEL) tests/unit
 test-contract: setup ## Packaging, import boundaries, docs, every playbook's syntax
-	$(PYTEST) -q tests/contract
+	$(PYTEST) -q $(PARALLEL) tests/contract
 test-integration: setup lab-packages vm-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
 	$(PYTEST) -q tests/integration
 test-faults: setup lab-packages vm-packages drill-packages ## Broken configuration, cut connections, planted secrets, disks on virtual machines
 	$(PYTEST) -q tests/faults
+	$(MAKE) --no-print-directory figures-check FIGURES="$(filter faults-%,$(FIGURES))"
 test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role, and one for the whole site
 
 .PHONY: $(MOLECULE_SCENARIOS:%=molecule-%)
@@ -112,7 +115,7 @@ test: ## Set everything up and pass all tests (what CI runs)
 	$(MAKE) test-integration
 	$(MAKE) test-molecule
 	$(MAKE) test-faults
-	$(MAKE) figures-check
+	$(MAKE) figures-check FIGURES="$(filter bench-%,$(FIGURES))"
 
 # --- figures (each prints one JSON line a figure and exits 1 when one falls short; SCALE=full for full size) -----------
 
