@@ -66,7 +66,8 @@ def look(answer: Answer) -> Moment:
         [(pod["metadata"]["annotations"]["judge-bootstrap.io/model-commit"],
           any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"]["conditions"]),
           pod["metadata"]["uid"]) for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]],
-        [on_node(node["address"], f"cat /mnt/nvme/hub/models--{MODEL.replace('/', '--')}/refs/main").strip()
+        # A node that was only ever given a commit has no branch.
+        [on_node(node["address"], f"cat /mnt/nvme/hub/models--{MODEL.replace('/', '--')}/refs/main || true").strip()
          for node in site.status()["nodes"].values()],
         {name: json.loads(text)["commit"] for name, text in models.items()},
         [{name.removeprefix(prefix) for name, value in node["metadata"]["labels"].items()
