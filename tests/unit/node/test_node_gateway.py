@@ -93,7 +93,9 @@ def test_neither_host_nor_other_headers_make_a_route_of_a_path(gateway: Gateway)
               (b"x-api-key", KEY.encode()), (b"api-key", KEY.encode()), (b"authorization_", b"Bearer " + KEY.encode()),
               (b"cookie", b"authorization=Bearer " + KEY.encode()), (b"proxy-authorization", b"Bearer " + KEY.encode())]
     for trick in tricks:
-        assert knock(gateway, "POST", "/v1/completions", key=None, headers=[trick]).status == 401, trick
+        for name in (CHAT, ("GET", "/v1/models")):
+            got = knock(gateway, *name, key=None, headers=[trick], query_string=f"api_key={KEY}".encode())
+            assert got.status == 401, trick
 
 
 def test_no_byte_of_an_open_request_reaches_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
