@@ -94,6 +94,8 @@ def apply(app: AppContext, source: str | None, secret_id: str | None, rotate_api
         app.say(f"Secret {item['secret']} ({item['what']}): {said}")
     if token is None and settings.loader_use_token:
         app.warn("no Hub token was given, and the loader wants one (vllm_k8s_loader_gated_model); set HF_TOKEN")
+    if token is not None and not (settings.loader and settings.loader_use_token):
+        app.warn("nothing reads the Hub token: the loader is not told to use it (vllm_k8s_loader_gated_model is false)")
     if rotate_api_key and not check:
         app.say("Clients that have the key before are served until the next rotation. The pods see the new one within "
                 "a minute or two.")

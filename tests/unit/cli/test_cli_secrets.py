@@ -155,6 +155,12 @@ def test_a_loader_that_wants_a_token_gets_a_warning_without_one(bench: Bench) ->
     assert "no Hub token was given, and the loader wants one" in bench(token=None).stderr
 
 
+def test_a_token_that_nothing_reads_is_told(bench: Bench) -> None:
+    assert "nothing reads the Hub token" in bench().stderr
+    bench.desk.role_variables["vllm_k8s_loader_gated_model"] = True
+    assert "nothing reads" not in bench().stderr
+
+
 def test_no_api_key_is_made_where_none_is_wanted(bench: Bench) -> None:
     bench.desk.role_variables["vllm_k8s_api_key_secret_name"] = None
     _, answer = bench.json()
