@@ -133,6 +133,10 @@ _REFUSED_ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "it adds a route that changes the model",
     "VLLM_ATTENTION_BACKEND": "vLLM ignores it with a warning; --attention-backend chooses one",
     "PYTHONPATH": "the gateway is found by it",
+    "JUDGE_GATEWAY_CONFIG": "the gateway is set up by it",
+    "GLOO_SOCKET_IFNAME": "the processes of a pod talk over loopback; on another address their ports would be open",
+    "NCCL_SOCKET_IFNAME": "the processes of a pod talk over loopback; on another address their ports would be open",
+    "VLLM_HOST_IP": "the processes of a pod talk over loopback; on another address their ports would be open",
     "HF_TOKEN": "the server is offline and is given no token",
     "HF_HUB_OFFLINE": "the server only reads the verified files",
 }

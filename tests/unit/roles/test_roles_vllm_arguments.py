@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from judge_bootstrap.core import gpus, vllm_arguments
 from judge_bootstrap.core.errors import UsageProblem
 from judge_bootstrap.core.gpus import FAMILIES, GPUS, gpus_of
@@ -218,10 +220,6 @@ def test_the_floor_is_the_newest_fix_of_a_serious_advisory() -> None:
 
 
 def test_the_role_serves_the_tried_release() -> None:
-    from pathlib import Path
-
-    import yaml
-
     defaults = Path(vllm_arguments.__file__).parents[3] / "roles/vllm_k8s/defaults/main.yml"
     assert version_of(yaml.safe_load(defaults.read_text())["vllm_k8s_image_tag"]) == TESTED
 
@@ -239,13 +237,24 @@ def test_what_is_accepted_and_worth_knowing_is_said(tag: str, cards: list[str], 
 # --- environment ------------------------------------------------------------------------------------------------------
 
 
+def test_what_the_role_sets_for_safety_s_sake_the_operator_cannot_set() -> None:
+    """The operator's variables come over the role's own: whatever guards the server must be refused in them."""
+    variables = (Path(vllm_arguments.__file__).parents[3] / "roles/vllm_k8s/vars/main.yml").read_text()
+    for name in ("JUDGE_GATEWAY_CONFIG", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "VLLM_HOST_IP", "PYTHONPATH"):
+        assert f"'{name}': " in variables
+        with pytest.raises(UsageProblem):
+            environment({name: "x"})
+    assert "combine(vllm_k8s_extra_env | judge_vllm_environment)" in variables
+
+
 def test_the_environment_keeps_the_server_that_has_middleware() -> None:
     assert environment({"NCCL_DEBUG": "INFO"}) == {"VLLM_USE_RUST_FRONTEND": "0", "NCCL_DEBUG": "INFO"}
 
 
 @pytest.mark.parametrize("name", [
     "VLLM_USE_RUST_FRONTEND", "VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "PYTHONPATH", "HF_TOKEN", "HF_HUB_OFFLINE",
-    "VLLM_ATTENTION_BACKEND", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"])
+    "VLLM_ATTENTION_BACKEND", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "JUDGE_GATEWAY_CONFIG", "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME", "VLLM_HOST_IP"])
 def test_a_variable_that_would_undo_the_arguments_is_refused(name: str) -> None:
     with pytest.raises(UsageProblem, match=f"vllm_k8s_extra_env sets {name}: "):
         environment({name: "1"})
