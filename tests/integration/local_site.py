@@ -7,11 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from judge_lab import layout
+from judge_lab import state as lab_state
+
 CHECKOUT = Path(__file__).resolve().parents[2]
+_STATES: list[Path] = []  # of every Cli
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,10 @@ class Cli:
 
     state: Path
     variables: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Note whose runs are ours."""
+        _STATES.append(self.state)
 
     def start(self, *words: str, **variables: str) -> subprocess.Popen[str]:
         """Start a command; it runs on."""
@@ -67,16 +76,29 @@ def on_node(address: str, command: str) -> str:
 
 
 def run_processes() -> list[int]:
-    """Return the pids on this machine, the lab's nodes included, that belong to a run of the CLI."""
+    """Return the pids on this machine, the lab's nodes included, that belong to a run of a Cli of this process.
+
+    Other suites may run at the same time, with states and hosts of their own.
+    """
+    state = lab_state.load(layout.current())
+    nodes = {node.process.pid for node in state.nodes.values() if node.process} if state else set()
+    states = [f"JUDGE_BOOTSTRAP_STATE={path}".encode() for path in _STATES]
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+    for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+        folder = Path("/proc", str(pid))
         try:
-            environ, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
-            name = (entry / "comm").read_bytes().strip()
+            environ, command = (folder / "environ").read_bytes().split(b"\0"), (folder / "cmdline").read_bytes()
+            name = (folder / "comm").read_bytes().strip()
+            here = any(word in environ for word in states) and b"JUDGE_BOOTSTRAP_RUN_ID=" in b"\n".join(environ)
+            if here or ((name == b"judge-node" or b"AnsiballZ" in command) and nodes.intersection(_ancestors(pid))):
+                found.append(pid)
         except OSError:
-            continue
-        if b"JUDGE_BOOTSTRAP_RUN_ID=" in environ or name == b"judge-node" or b"AnsiballZ" in command:
-            found.append(int(entry.name))
+            continue  # gone meanwhile
     return found
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    """Return the pids of a process's parent, its parent, and so on. Raises OSError when one of them has ended."""
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        yield pid
