@@ -234,7 +234,7 @@ class Follower:
                 elif drained != life:
                     got, drained = self._hand_on(source, seen, known), life
                 else:
-                    got = True
+                    got = False
                 pause = self.pause_seconds if got else min(LONGEST_PAUSE_SECONDS, pause * 2)
             except NoLog:
                 pass
