@@ -79,7 +79,7 @@ def test_what_is_rendered_is_what_was_applied(running: Cli, api: Any, tmp_path: 
 
 def test_one_setting_is_one_object(running: Cli, api: Any) -> None:
     before = {item["metadata"]["uid"] for item in pods(api)}
-    plan = running("plan", "vllm_k8s", "-e", "vllm_k8s_clients=[{\"podSelector\": {}}]")
+    plan = running("plan", "vllm_k8s", "-e", '{"vllm_k8s_clients": [{"podSelector": {}}]}')
     assert plan.code == 0, plan.stderr
     assert [change["task"] for change in plan.json["changes"]] == [
         f"Apply the objects: NetworkPolicy/{NAMESPACE}/{NAME} changed"]

@@ -346,7 +346,7 @@ def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *
         return [
             'first:     eval "$(judge-bootstrap lab env)"',
             'watch it:  tail -F "$JUDGE_LAB_DIR"/nodes/*/fs/var/log/pods/*.log',
-            f"reach it:  curl {url}:{port}/v1/models",
+            f'reach it:  curl --oauth2-bearer "$(cat "$JUDGE_LAB_DIR"/api-key)" {url}:{port}/v1/models',
             f"test it:   judge-bootstrap --env {env} run verify",
         ]
     curl = f"curl http://127.0.0.1:{port}/v1/models"
