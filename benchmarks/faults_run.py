@@ -32,43 +32,73 @@ def cut_for_a_moment(field: Drill, process: subprocess.Popen[str]) -> None:
     field.hosts.hosts[0].start()
     code, answer = finish(process, seconds=600)
     assert (code, field.downloads()) == (0, len(field.hosts.hosts)), answer
+    assert {host["state"] for host in answer["hosts"].values()} == {"complete"}, answer
 
 
 def cut_one_host(field: Drill, process: subprocess.Popen[str]) -> None:
-    """Cut the first host off for longer than the run asks for it; the others go on."""
-    hear(process, f"{field.hosts.hosts[0].name}: syncing")
-    field.hosts.hosts[0].cut()
+    """Cut the first host off for longer than the run asks for it: it fails alone, its sync goes on, and so do others.
+
+    The next run finds everything there, and fetches nothing.
+    """
+    cut = field.hosts.hosts[0]
+    hear(process, f"{cut.name}: syncing")
+    cut.cut()
     code, answer = finish(process, seconds=600)
     failed = [name for name, host in answer["hosts"].items() if not host["ok"]]
-    assert (code, failed) == (1, [field.hosts.hosts[0].name]), answer
-    field.hosts.hosts[0].start()
+    assert (code, failed) == (1, [cut.name]), answer
+    assert answer["hosts"][cut.name]["reason"] == "NODE_UNREACHABLE", answer
+    command, _, advice = answer["hosts"][cut.name]["repair"].partition("   # ")
+    assert command == f"judge-bootstrap --env drill run model_cache --limit {cut.name}", command
+    assert "ssh" in advice, advice
+    field.fast()
+    assert field.orphans() == [], "a sync that was cut off ends by itself"
+    cut.start()
+    code, answer = field.run("run", "model_cache")
+    assert (code, answer["changed"], field.downloads()) == (0, 0, 0), answer
 
 
-def ctrl_c(_field: Drill, process: subprocess.Popen[str]) -> None:
-    """Interrupt the run once."""
+def ctrl_c(field: Drill, process: subprocess.Popen[str]) -> None:
+    """Interrupt the run once: nothing is left, here or on a host."""
     interrupt(process)
     code, answer = finish(process)
-    assert (code, answer["interrupted"]) == (130, True), answer
+    assert (code, answer["interrupted"], answer["reason"]) == (130, True, "INTERRUPTED"), answer
+    assert answer["message"] == "interrupted; nothing is left running", answer
+    assert field.folders, "the drill is broken: the run had no private directory"
+    assert field.folders_left() == set(), "private directories are left"
 
 
 def kill_9(field: Drill, process: subprocess.Popen[str]) -> None:
-    """Kill the CLI; what it left here is the next run's to end, so that run is part of the drill."""
+    """Kill the CLI; the next run ends what it left here, and takes up the syncs that go on."""
+    hear(process, "syncing")
+    syncs = [field.sync_of(host) for host in field.hosts.hosts]
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+    assert field.folders_left() == field.folders, "the drill is broken: who removed the directories?"
+    following = field.start("run", "model_cache", "--forks", str(len(syncs)))
+    heard = hear(following, "is being synced")
     field.fast()
-    field.run("run", "model_cache")
+    heard += following.communicate(timeout=300)[1]
+    assert following.returncode == 0, heard
+    assert "ended without finishing; this run goes on where it stopped" in heard, heard
+    assert ([field.sync_of(host) for host in field.hosts.hosts], field.downloads()) == (syncs, 0), heard
+    assert field.orphans() == [], "something is left of the run that was killed"
+    assert field.folders_left() == set(), "private directories are left"
 
 
 def play(count: int, name: str, disturb: Any, seconds: float) -> dict[str, Any]:
-    """Play one drill on fresh hosts; return what it left running, and the share of hosts the next run completed."""
+    """Play one drill on fresh hosts; return what it left running, and the share of hosts the next run completed.
+
+    An answer that is not as it should be is an AssertionError.
+    """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="judge-drill.") as folder, drill(Path(folder), count) as field:
         field.slow(seconds)
         process = field.start("run", "model_cache", "--forks", str(count), "-e", "model_cache_reconnect_seconds=20")
         field.wait_until_working(process, seconds=120)
         disturb(field, process)
+        orphans = field.orphans() if disturb is ctrl_c else []
         field.fast()
-        orphans = field.orphans()
+        orphans += field.orphans()
         code, answer = field.run("run", "model_cache")
         good = [host for host in answer.get("hosts", {}).values() if host["ok"] and host["state"] == "complete"]
         return {"drill": name, "orphans": orphans, "next_run": code,

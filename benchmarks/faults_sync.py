@@ -45,7 +45,8 @@ def killed(seed: int, count: int) -> list[Figure]:
             _tell_wrong(outcome)
             number += 1
     together = sharing.together(8, seed)
-    switched = sharing.switched(200 if small() else 1_000, seed)
+    switches = 200 if small() else 1_000
+    switched = sharing.switched(switches, seed)
     counted = [outcome for outcome in outcomes if outcome.state == "killed"]
     wrong = [str(outcome) for outcome in outcomes if outcome.wrong]
     detail = {
@@ -61,12 +62,14 @@ def killed(seed: int, count: int) -> list[Figure]:
         Figure("R3", sum(outcome.orphans for outcome in outcomes), "== 0", {"what": "orphans after the next run"}),
         Figure("R3", len(wrong), "== 0", {"what": "kills after which anything else is wrong: the old commit not whole, "
                "the next run incomplete, more than a chunk of a file fetched again", "cases": wrong[:10]}),
+        Figure("R3", len(counted), f">= {count}", {"what": "syncs that were killed before their end"}),
         Figure("R3", round(together.ratio, 4), "<= 1.0", {"what": "bytes fetched by 8 syncs of one model at a time, "
                "over its size", "states": dict(Counter(together.states)), "wrong": together.wrong}),
         Figure("R3", len(together.wrong), "== 0", {"what": "of those 8: wrong"}),
         Figure("R3", switched.mixed + switched.missing + (len(switched.wrong)), "== 0",
                {"what": "files of two commits at a time, or missing, to readers during switches of a branch",
                 "switches": switched.switches, "reads_of_a_whole_snapshot": switched.rounds, "wrong": switched.wrong}),
+        Figure("R3", switched.rounds, f"> {switches}", {"what": "reads of a whole snapshot during these switches"}),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""No planted secret shows up anywhere, whatever verb runs and however it ends; and the search would find one."""
+"""The search for planted secrets of `make faults-secrets` finds one, and looks at every verb of the CLI."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from secret_drill import Watch, canaries, scenarios, secret_drill, verbs
-from ssh_hosts import can_run
+from secret_drill import Watch, canaries, scenarios, verbs
 
 
 @pytest.fixture
@@ -47,13 +46,3 @@ def test_the_search_finds_a_secret_in_an_argument_and_in_a_file(watch: Watch, tm
         watch.look_at_processes("x", cli_pid=0)
         other.communicate(b"\n")
     assert {finding.canary for finding in watch.findings} == {"KUBE_TOKEN", "TYPED_TOKEN"}
-
-
-@pytest.mark.root
-@pytest.mark.skipif(not can_run(), reason="needs root, sshd and unshare")
-def test_no_secret_is_found_in_any_verb_and_ending(tmp_path: Path) -> None:
-    with secret_drill(tmp_path) as field:
-        for scenario in scenarios(field.watch.secrets["TYPED_TOKEN"]):
-            field.play(scenario)
-        assert field.watch.findings == set()
-        assert field.watch.samples > 100

@@ -1,39 +1,19 @@
-"""A few of R3's, R4's and R5's drills as tests, and that the oracle behind them sees what it is there to see.
-
-All of them are `make faults-sync`.
-"""
+"""The oracle behind the drills of `make faults-sync` sees what it is there to see."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from judge_lab.vm import missing_packages
 from judge_node.cache.manifest import parse
 from judge_node.cache.store import OWN_FOLDER
 from judge_node.cache.sync import sync
-from nvme_drills.node import machine
-from sync_drills import cuts, disks, faults, kills, sharing
 from sync_drills.models import Model, pair
 from sync_drills.oracle import complete, listing, orphans, unverified
-from sync_drills.processes import can_trace
-from sync_drills.source import KINDS, serve
+from sync_drills.source import serve
 
 SEED = 1
-needs_strace = pytest.mark.skipif(not can_trace(), reason="strace is missing or may not trace: make drill-packages")
-needs_mounts = pytest.mark.skipif(
-    not disks.can_mount(), reason="small filesystems need root and loop devices: make drill-packages, as root"
-)
-needs_machine = pytest.mark.skipif(
-    bool(os.geteuid() or missing_packages()),
-    reason=f"a virtual machine needs root and {', '.join(sorted(missing_packages())) or 'nothing else'}: "
-    "make vm-packages, as root",
-)
-
-
-# --- the oracle ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -132,79 +112,3 @@ def test_oracle_finds_orphans(store: Path, models: tuple[Model, Model], left: st
     path = left.format(folder=models[1].folder, own=OWN_FOLDER)
     (store / path).write_text("left")
     assert orphans(listing(str(store)), OWN_FOLDER) == [path]
-
-
-# --- R3 --------------------------------------------------------------------------------------------------------------
-
-
-@needs_strace
-def test_kill_9_leaves_nothing_unverified_and_no_orphans_and_costs_a_chunk_at_most() -> None:
-    with kills.kills(SEED) as drill:
-        outcomes = [drill.play(number) for number in range(8)]
-    assert [str(outcome) for outcome in outcomes if outcome.wrong] == []
-    assert sum(outcome.state == "killed" for outcome in outcomes) >= 6
-
-
-def test_eight_syncs_of_one_model_at_a_time_fetch_it_once() -> None:
-    outcome = sharing.together(8, SEED)
-    assert (outcome.wrong, outcome.ratio) == ([], 1.0)
-
-
-def test_readers_during_switches_never_see_two_commits_nor_miss_a_file() -> None:
-    outcome = sharing.switched(200, SEED)
-    assert (outcome.mixed, outcome.missing, outcome.wrong) == (0, 0, [])
-    assert outcome.rounds > 200
-
-
-# --- R4 --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_wrong_byte_is_accepted_from_a_source_that(kind: str, tmp_path: Path) -> None:
-    # Another way of being struck for each, so that all ways are among them.
-    outcome = faults.play(kind, 4 + KINDS.index(kind) % len(faults.MODES), tmp_path)
-    assert outcome.wrong == [], str(outcome)
-
-
-# --- R5 --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def drill() -> Iterator[disks.Disks]:
-    with disks.disks(SEED) as made:
-        yield made
-
-
-@needs_mounts
-@pytest.mark.root
-@pytest.mark.parametrize("kind", ["xfs", "ext4"])
-def test_disk_filled_by_another_leaves_the_old_model_and_the_next_run_completes(drill: disks.Disks, kind: str) -> None:
-    with disks.filesystem(drill.folder, kind) as mounted:
-        outcomes = [drill.fill(kind, mounted, number) for number in range(2)]
-    assert [str(outcome) for outcome in outcomes if outcome.wrong] == []
-
-
-@needs_strace
-@pytest.mark.parametrize("what", [disks.FULL, disks.FAIL, disks.FAIL_READ])
-def test_call_on_the_store_that_fails_leaves_the_old_model_and_the_next_run_completes(
-    drill: disks.Disks, what: str
-) -> None:
-    outcomes = [drill.fail(what, number) for number in range(3)]
-    assert [str(outcome) for outcome in outcomes if outcome.wrong] == []
-
-
-@needs_mounts
-@pytest.mark.root
-@pytest.mark.parametrize("kind", ["xfs", "ext4"])
-def test_second_model_is_refused_before_its_first_byte_when_the_first_has_the_space(kind: str) -> None:
-    outcome = sharing.reserved(kind, SEED)
-    assert outcome.wrong == []
-    assert outcome.second == "SPACE_SHORT"
-
-
-@needs_machine
-@pytest.mark.root
-def test_power_cut_and_a_disk_that_fails_leave_the_old_model_and_the_next_run_completes(tmp_path: Path) -> None:
-    with machine(tmp_path / "vm") as made, cuts.cuts(made, SEED) as cutting:
-        outcomes = [cutting.play(0), cutting.play(0, cuts.DISK)]
-    assert [str(outcome) for outcome in outcomes if outcome.wrong] == []

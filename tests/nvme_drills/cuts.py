@@ -246,6 +246,7 @@ CREATE, MKFS = "mdadm --create *", "mkfs.*"
 QUICK = (
     Cut(XFS, POWER, MKFS, "in"),
     Cut(RAID0, POWER, CREATE, "in"),
+    Cut(RAID0, POWER, MKFS, "in"),
     Cut(EXT4, PARENT, MKFS, "in"),
     Cut(XFS, GROUP, "systemctl reenable *", "after"),
 )

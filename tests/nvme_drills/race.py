@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from .node import PATH, RESULT, Node, blank_digest, tell
 
 SEEN = ("ext4", "a partition table", "somebody's md member")
+# mdadm sees the one and refuses; of the other judge-node itself finds that the array is not blank.
+ANSWERS = {"ext4": "ARRAY_FAILED", "xfs": "DISK_BUSY"}
 WRITERS = {
     "ext4": "mkfs.ext4 -q -F $victim",
     "xfs": "mkfs.xfs -q -f $victim",
@@ -88,6 +90,8 @@ def _play(node: Node, writer: str) -> tuple[str, bool]:
             lost = True
             if writer in SEEN:
                 node.blame("changed", where, f"what was written to disk {letter} is not what it was; {reason}")
+    if reason != ANSWERS.get(writer, reason):
+        node.blame("wrong", where, f"wanted {ANSWERS[writer]}, found {reason}")
     if reason == "ours":
         node.blame("changed", where, "a filesystem was made over what was written")
     if before["A"] == before["B"]:
