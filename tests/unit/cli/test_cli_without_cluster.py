@@ -17,4 +17,4 @@ def test_kubectl_is_named_only_where_there_is_something_for_it_to_ask(
     result = desk.invoke("--env", "local")
     assert result.exit_code == 0, result.output
     assert ("kubectl" in result.stdout) is has_kubectl
-    assert ("curl http://10.77.0.11:8000/v1/models" in result.stdout) is not has_kubectl
+    assert ("http://10.77.0.11:8000/v1/models" in result.stdout) is not has_kubectl
