@@ -238,15 +238,16 @@ def status_with(gateway: Gateway, key: str) -> int | None:
 
 def test_a_key_that_was_replaced_is_not_good_any_more(gateway: Gateway, tmp_path: Path) -> None:
     assert status_with(gateway, KEY) == 200
-    other = tmp_path / "other"
-    other.write_text("k" * len(KEY))
-    other.replace(tmp_path / "api-key")  # as kubelet does: another file under the same name
+    other, kept = tmp_path / "other", (tmp_path / "api-key").stat()
+    other.write_text("k" * len(KEY) + "\n")
+    os.utime(other, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    other.replace(tmp_path / "api-key")  # as kubelet does: another file under the same name, of the same size and time
     assert (status_with(gateway, KEY), status_with(gateway, "k" * len(KEY))) == (401, 200)
 
 
 def test_a_key_that_was_rewritten_in_place_is_seen(gateway: Gateway, tmp_path: Path) -> None:
     assert status_with(gateway, KEY) == 200
-    (tmp_path / "api-key").write_text("longer than it was\n")
+    (tmp_path / "api-key").write_text("k" * len(KEY) + "\n")
     os.utime(tmp_path / "api-key", ns=(1, 1))
     assert status_with(gateway, KEY) == 401
 
