@@ -25,6 +25,8 @@ from judge_lab.state import NodeState, State
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# The program in a ConfigMap takes the dumper that is written in Python a second.
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +299,7 @@ class Held:
         self.layout, self.runner = layout, Runner(layout)
 
     def write(self, objects: list[dict[str, Any]]) -> None:
-        (self.layout.manifests / "all.yaml").write_text(yaml.safe_dump_all(objects))
+        (self.layout.manifests / "all.yaml").write_text(yaml.dump_all(objects, Dumper=_DUMPER))
 
     def turn(self) -> Process | None:
         self.runner.turn()
