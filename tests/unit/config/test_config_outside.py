@@ -18,6 +18,12 @@ from judge_bootstrap.adapters.tools import install_collections, read_tools
 NOBODY = "https://127.0.0.1:9"
 
 
+def ask(path: Path) -> None:
+    """Ask the cluster of a kubeconfig."""
+    read_cluster(kubeconfig=str(path), context=None, namespace="n", secret="s", secret_namespace="l",
+                 selector={"role": "ai-gpu"})
+
+
 def kubeconfig(**user: Any) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [
         {"name": "c", "cluster": {"server": NOBODY}}], "users": [{"name": "u", "user": user}],
@@ -38,7 +44,7 @@ def test_a_cluster_that_cannot_be_asked_is_one_line(tmp_path: Path, content: str
     path = tmp_path / "kubeconfig"
     path.write_text(content)
     with pytest.raises(ClusterUnavailable) as caught:
-        read_cluster(kubeconfig=str(path), context=None, namespace="n", secret="s", selector={"role": "ai-gpu"})
+        ask(path)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
     assert "long-fake-token" not in str(caught.value)
@@ -64,7 +70,7 @@ def test_an_api_server_that_is_none_is_one_line(tmp_path: Path, status: int, bod
         content["clusters"][0]["cluster"]["server"] = f"http://127.0.0.1:{server.server_port}"
         (tmp_path / "kubeconfig").write_text(json.dumps(content))
         with pytest.raises(ClusterUnavailable) as caught:
-            read_cluster(kubeconfig=str(tmp_path / "kubeconfig"), context=None, namespace="n", secret="s", selector={})
+            ask(tmp_path / "kubeconfig")
         server.shutdown()
         thread.join()
     assert str(caught.value).isprintable()
@@ -72,7 +78,7 @@ def test_an_api_server_that_is_none_is_one_line(tmp_path: Path, status: int, bod
 
 def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClusterUnavailable, match="Invalid kube-config file"):
-        read_cluster(kubeconfig=str(tmp_path / "nope"), context=None, namespace="n", secret="s", selector={})
+        ask(tmp_path / "nope")
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [
