@@ -197,8 +197,8 @@ def _back(cluster: Cluster, place: Place, served: Served, found: Found, error: B
 
 def _mark(cluster: Cluster, place: Place, served: Served, to: str) -> None:
     """Write on the Deployment that an update is under way."""
-    update = json.dumps({"from": served.commit, "to": to, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
-                        separators=(",", ":"))
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    update = json.dumps({"from": served.commit, "to": to, "previous": served.previous, "at": at}, separators=(",", ":"))
     cluster.merge("Deployment", place.namespace, place.name, {"metadata": {"annotations": {UPDATE: update}}})
 
 

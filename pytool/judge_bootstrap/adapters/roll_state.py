@@ -1,7 +1,7 @@
 """What of a model update can be read from the cluster: which commit is served, and what an update has left.
 
 State of an update lies on the Deployment, so that a command which was interrupted can be taken up by the next one:
-`judge-bootstrap.io/update` while one is under way ({"from", "to", "at"}), and `.../previous-commit`, which the role
+`judge-bootstrap.io/update` while one is under way ({"from", "to", "previous", "at"}), and `.../previous-commit`, which the role
 renders.
 """
 
@@ -93,7 +93,8 @@ def read_served(cluster: Cluster, place: Place) -> Served:
     served = Served(live, live, None, previous, paused, update is not None, deployment["spec"].get("replicas", 1))
     if update is None or _overtaken(deployment, update):
         return served
-    return replace(served, commit=update["from"], target=update["to"])
+    # What was applied says by now that the way back is where the update came from.
+    return replace(served, commit=update["from"], target=update["to"], previous=update.get("previous"))
 
 
 def refuse_paused(place: Place, served: Served) -> None:
@@ -163,8 +164,8 @@ def replica_sets_of(cluster: Cluster, place: Place, deployment: Object) -> list[
     return cluster.listed("ReplicaSet", place.namespace, deployment["spec"]["selector"]["matchLabels"])
 
 
-def _update_of(deployment: Object) -> dict[str, str] | None:
-    """Return {from, to} of an update under way; None for none, and for a text that is none of ours."""
+def _update_of(deployment: Object) -> dict[str, Any] | None:
+    """Return {from, to, previous} of an update under way; None for none, and for a text that is none of ours."""
     try:
         found = json.loads((deployment["metadata"].get("annotations") or {}).get(UPDATE) or "null")
     except ValueError:

@@ -17,7 +17,7 @@ from judge_bootstrap.adapters.roll_state import (
 )
 from judge_bootstrap.adapters.roll_watch import Found
 from judge_bootstrap.core.errors import BootstrapError, Refusal, UsageProblem
-from judge_bootstrap.core.model_roll import canary_count, health_refusal
+from judge_bootstrap.core.model_roll import Replica, Roll, View, canary_count, earlier_replica_set, health_refusal
 
 DRIFT = {"ready": False, "reason": "GOLDEN_DRIFT", "message": "4.00 points from what was accepted", "commit": B}
 
@@ -81,6 +81,20 @@ def test_replicas_that_cannot_be_reached_from_here_were_asked_by_kubelet_and_are
     cluster = FakeCluster.serving(A, 2, reachable=False)
     found = update(cluster)
     assert (found.outcome, [line["asked"] for line in found.replicas]) == ("rolled", [False, False])
+
+
+def test_a_ready_replica_that_does_not_answer_at_once_is_asked_again_before_the_end() -> None:
+    cluster = FakeCluster.serving(A, 1)
+    asked: list[bool] = []
+    answer = cluster.health
+
+    def health(namespace: str, pod: str, port: int) -> Any:
+        if any(one.ready and one.commit == B for one in cluster.pods):
+            asked.append(True)
+        return answer(namespace, pod, port) if len(asked) >= 3 else None
+
+    cluster.health = health  # type: ignore[method-assign]
+    assert [line["asked"] for line in update(cluster).replicas] == [True]
 
 
 def test_nothing_is_proven_and_nothing_waited_for_without_replicas() -> None:
@@ -310,6 +324,16 @@ def test_a_canary_of_all_replicas_is_watched_when_all_have_moved() -> None:
     assert (found.canary, cluster.now - started > 300) == (2, True)
 
 
+def test_a_canary_whose_pod_was_replaced_between_two_looks_is_watched_from_the_start() -> None:
+    state = Roll(replica_seconds=100, canary=1, bake_seconds=60)
+
+    def step(pod: str, now: float, *, paused: bool = True) -> str:
+        return state.step(View(2, paused, True, True, False, (Replica(pod, True),), 1), now).act
+
+    assert [step("one", 0, paused=False), step("one", 10), step("two", 69), step("two", 128), step("two", 130)] == [
+        "pause", "wait", "wait", "wait", "resume"]
+
+
 @pytest.mark.parametrize(("share", "replicas", "count"), [
     ("25%", 4, 1), ("25%", 5, 2), ("1%", 3, 1), ("100%", 3, 3), ("50%", 1, 1), ("10%", 0, 1)])
 def test_a_share_is_rounded_up_and_at_least_one(share: str, replicas: int, count: int) -> None:
@@ -385,6 +409,17 @@ def test_a_deployment_that_somebody_else_paused_is_refused() -> None:
     assert caught.value.reason == "ROLLOUT_PAUSED"
 
 
+def test_a_rollback_of_an_update_that_was_cut_keeps_the_way_back_of_before() -> None:
+    cluster = FakeCluster.serving(A, 2)
+    update(cluster)
+    served = read_served(cluster, PLACE)
+    staged(cluster, C)
+    cluster.tick(2)
+    roll_back(cluster, PLACE, read_served(cluster, PLACE), cluster.timing())
+    again = read_served(cluster, PLACE)
+    assert (again.commit, again.previous) == (served.commit, served.previous) == (B, A)
+
+
 # --- rollback by hand
 
 
@@ -403,6 +438,18 @@ def test_there_is_nothing_to_go_back_to_before_the_first_update() -> None:
     with pytest.raises(BootstrapError, match="serves aaaaaaaaaaaa, and knows no commit before it") as caught:
         roll_back(cluster, PLACE, read_served(cluster, PLACE), cluster.timing())
     assert (caught.value.reason, cluster.writes) == ("ROLLBACK_NONE", [])
+
+
+def test_of_two_replica_sets_of_a_commit_the_one_that_serves_is_the_way_back() -> None:
+    def made(name: str, revision: str, ready: int) -> dict[str, Any]:
+        return {"metadata": {"name": name, "annotations": {"deployment.kubernetes.io/revision": revision}},
+                "spec": {"template": {"metadata": {"annotations": {"judge-bootstrap.io/model-commit": A}}}},
+                "status": {"readyReplicas": ready}}
+
+    sets = [made("stuck", "10", 0), made("serves", "9", 2), made("first", "2", 0)]
+    assert earlier_replica_set(A, sets) is sets[1]
+    assert earlier_replica_set(A, [sets[0], sets[2]]) is sets[0]
+    assert earlier_replica_set(B, sets) is None
 
 
 def test_a_rollback_without_the_old_replica_set_changes_nothing() -> None:
