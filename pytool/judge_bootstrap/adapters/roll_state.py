@@ -1,8 +1,8 @@
 """What of a model update can be read from the cluster: which commit is served, and what an update has left.
 
 State of an update lies on the Deployment, so that a command which was interrupted can be taken up by the next one:
-`judge-bootstrap.io/update` while one is under way ({"from", "to", "previous", "at"}), and `.../previous-commit`, which the role
-renders.
+`judge-bootstrap.io/update` while one is under way ({"from", "to", "previous", "at"}), and `.../previous-commit`, which
+the role renders.
 """
 
 from __future__ import annotations
