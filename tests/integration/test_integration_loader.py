@@ -181,9 +181,10 @@ def warm(cluster: Cluster) -> Cluster:
 def test_a_node_is_tainted_before_it_is_filled_and_free_after_it(warm: Cluster) -> None:
     views = warm.seen["node-1"]
     assert View(False, True, "syncing", None) in views
-    assert views[-1] == View(True, False, "complete", None)
+    assert soon(lambda: views[-1] == View(True, False, "complete", None))
     assert not any(view.ready and view.tainted for view in views), "label and taint change in one patch"
-    assert warm.events("node-1")[:2] == ["ModelSyncing", "ModelReady"]
+    # The event follows the patch.
+    assert soon(lambda: warm.events("node-1")[:2] == ["ModelSyncing", "ModelReady"]), warm.events("node-1")
 
 
 def test_what_it_wrote_is_root_s_and_verified_from_outside(warm: Cluster) -> None:
