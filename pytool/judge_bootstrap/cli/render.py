@@ -18,7 +18,7 @@ from judge_bootstrap.cli.context import AppContext, global_options, pass_app
 @click.option("--diff", is_flag=True, help="Show what each file changes.")
 @global_options
 @pass_app
-def render(app: AppContext, out: str, **options: Any) -> int:
+def render(app: AppContext, /, out: str, **options: Any) -> int:
     """Write the Kubernetes manifests that `run vllm_k8s` would apply, one file an object.
 
     They are made of the same settings, inventory (the GPU decides arguments) and model, and every field is checked by
