@@ -20,6 +20,7 @@ from judge_bootstrap.adapters.kube import TIMEOUT_VARIABLE, connect
 from judge_bootstrap.adapters.objects import request
 from judge_lab import LabError, layout, prerequisites, site
 from k8s_drills import converge, exposure, kwok_nodes
+from k8s_drills.cluster import Snapshot
 from k8s_drills.faulty_api import KINDS, FaultyApi, Plan, faulty_api
 from k8s_drills.role import NODE_ANNOTATIONS, NODE_LABELS
 
@@ -192,6 +193,12 @@ def test_sockets_beyond_loopback_are_told_from_those_on_it() -> None:
   1: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4 2
 """
     assert exposure.sockets(tables) == {"tcp:8000", "tcp:55033", "udp:53"}
+
+
+def test_what_changed_in_a_cluster_is_told_object_by_object() -> None:
+    before = Snapshot({"A/a": {"x": 1}, "B/b": {}, "C/c": {}}, {})
+    assert Snapshot({"A/a": {"x": 2}, "B/b": {}, "D/d": {}}, {}).changed_since(before) == {
+        "A/a": "changed", "C/c": "deleted", "D/d": "created"}
 
 
 @pytest.mark.lab

@@ -99,7 +99,7 @@ def many(lab_possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         try:
             yield Fleet(client, role, role.run(), role.run())
         finally:
-            converge.remove(client, Cluster(client), role)
+            converge.remove(Cluster(client), role)
     converge.wait_until_gone(client, role.namespaces)
 
 

@@ -61,11 +61,14 @@ class Cluster:
                 (derived if metadata.get("ownerReferences") else made)[name] = _still(item)
         return Snapshot(made, derived)
 
-    def delete(self, kind: str, name: str) -> None:
-        """Delete an object that lies in no namespace; one that is gone is well."""
+    def delete(self, kind: str, name: str, namespace: str = "") -> None:
+        """Delete an object; one that is gone is well."""
         from kubernetes.client.exceptions import ApiException
 
         path = next(path for path, known in self._kinds if known == kind)
+        if namespace:
+            version, _, plural = path.rpartition("/")
+            path = f"{version}/namespaces/{namespace}/{plural}"
         try:
             request(self._client, "DELETE", f"{path}/{name}", {}, content_type="application/json")
         except ApiException as error:
