@@ -23,8 +23,10 @@ from typing import Any
 
 import gateway_routes
 import pytest
+from cluster_desks import shipped_variables
+from fakes_cli import Desk
 from gateway_routes import raw, read_answer, status_of, websocket
-from judge_bootstrap.core.golden import BUILT_IN, gateway_config, request_of
+from judge_bootstrap.core.golden import BUILT_IN, gateway_config, golden_items, request_of
 from judge_client import JudgeClient, Status
 from judge_lab import LabError, gpu, runtime
 from judge_lab.hub import DEFAULT_ROOT, TINY_JUDGE
@@ -106,8 +108,9 @@ def configure(folder: Path, name: str, accepted: Mapping[str, Mapping[str, int] 
     items = [{"id": one.id, "request": request_of(one, NAME), "accepted": accepted[one.id]}
              for one in ITEMS if one.id in accepted]
     values = {"served_name": NAME, "commit": COMMIT, "manifest_digest": "sha256:d", "repo_id": TINY_JUDGE,
-              "image": "vllm:1", "api_key_file": str(folder / "api-key"), "max_body_bytes": LIMIT, "tolerance": 1.0}
-    (folder / f"{name}.json").write_text(json.dumps(gateway_config(**{**values, **changes}, items=items)))
+              "image": "vllm:1", "api_key_file": str(folder / "api-key"), "max_body_bytes": LIMIT, "tolerance": 1.0,
+              "items": items}
+    (folder / f"{name}.json").write_text(json.dumps(gateway_config(**{**values, **changes})))
 
 
 def free_port() -> int:
@@ -422,6 +425,37 @@ def test_a_name_that_is_not_served_is_never_ready(server: Server) -> None:
     status, report = server.report("name", lambda report: report["reason"])
     assert (status, report["reason"], report["message"]) == (
         503, "WRONG_MODEL_SERVED", f"the server serves {NAME}, wanted other")
+
+
+def test_what_models_baseline_wrote_is_ready_and_what_a_person_changed_in_it_is_not(
+        server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way: the command asks this judge, the file makes a gateway's configuration, the gateway asks again."""
+    content = tmp_path / "content"
+    (content / "playbooks").mkdir(parents=True)
+    (content / "inventory" / "prod").mkdir(parents=True)
+    monkeypatch.setenv("JUDGE_BOOTSTRAP_CONTENT_ROOT", str(content))
+    desk = Desk(content, role_variables=shipped_variables(
+        vllm_k8s_endpoint_url=server.url, vllm_k8s_endpoint_key_file=str(server.folder / "api-key"),
+        model_cache_dir="/mnt/nvme/hub"))
+    path = tmp_path / "golden.json"
+    result = desk.invoke("--env", "prod", "models", "baseline", "--out", str(path))
+    assert result.exit_code == 0, result.output
+    source = json.loads(path.read_text())["accepted_from"]
+    assert (source["commit"], source["repo_id"], source["image"]) == (COMMIT, TINY_JUDGE, "vllm:1")
+    server.configure("baseline", {}, items=golden_items(path, NAME))
+    status, report = server.report("baseline", lambda report: report["ready"])
+    assert (status, report["golden"]["items"], report["golden"]["drift"]) == (200, len(BUILT_IN), 0.0)
+
+    changed = json.loads(path.read_text())
+    for item in changed["items"]:
+        item["accepted"] = {name: 11 - score for name, score in item["accepted"].items()}
+    path.write_text(json.dumps(changed))
+    server.configure("changed", {}, items=golden_items(path, NAME))
+    _, report = server.report("changed", lambda report: report["reason"])
+    assert report["reason"] == "GOLDEN_DRIFT"
+    checked, answer = desk.invoke_json("--env", "prod", "models", "baseline", "--out", str(path), "--check")
+    assert (checked.exit_code, answer["reason"]) == (1, "GOLDEN_DRIFT")
+    assert abs(answer["drift"] - report["golden"]["drift"]) < 0.001
 
 
 # --- vLLM's own order of things ---------------------------------------------------------------------------------------
