@@ -135,7 +135,7 @@ def test_no_pod_ever_runs_where_the_model_is_not(many: Fleet) -> None:
     assert (set(many.ready().values()), len(waiting)) == (labelled, 10)
     said = next(entry["message"] for entry in waiting[0]["status"]["conditions"] if entry["type"] == "PodScheduled")
     # The scheduler's own count: no GPU left on the warm ones, and the others behind the label or the taint.
-    counts = dict((why, int(number)) for number, why in re.findall(r"(\d+) (Insufficient|node\(s\) \w+)", said))
+    counts = {why: int(number) for number, why in re.findall(r"(\d+) (Insufficient|node\(s\) \w+)", said)}
     assert counts.pop("Insufficient") == WARM
     assert min(counts.values()) >= 90 and sum(counts.values()) == len(nodes) - WARM, said
 
