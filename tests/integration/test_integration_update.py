@@ -65,7 +65,9 @@ def look(answer: Answer) -> Moment:
         answer, cluster(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{SERVICE}"),
         [(pod["metadata"]["annotations"]["judge-bootstrap.io/model-commit"],
           any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"]["conditions"]),
-          pod["metadata"]["uid"]) for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]],
+          pod["metadata"]["uid"]) for pod in pods["items"]
+         # What is left of a node that was killed is a record, and no pod.
+         if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] in ("Pending", "Running")],
         # A node that was only ever given a commit has no branch.
         [on_node(node["address"], f"cat /mnt/nvme/hub/models--{MODEL.replace('/', '--')}/refs/main || true").strip()
          for node in site.status()["nodes"].values()],
