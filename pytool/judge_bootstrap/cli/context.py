@@ -94,15 +94,17 @@ class AppContext:
         """Print a known error (one line and a hint on stderr, or one JSON object on stdout); return its exit code."""
         from judge_bootstrap.core.redact import redactor
 
+        # What knows no environment writes ENV into a command; here it is known, where one was given.
+        hint = error.hint.replace("--env ENV", f"--env {self.env}") if error.hint and self.env else error.hint
         if self.json:
             answer = {"ok": False, "command": self.command, "env": self.env, "reason": error.reason,
-                      "message": error.message, "hint": error.hint}
+                      "message": error.message, "hint": hint}
             answer.update(getattr(error, "detail", {}))
             self.emit(answer)
         else:
             click.echo(redactor().clean(f"Error: {error.message}"), err=True)
-            if error.hint:
-                click.echo(redactor().clean(f"Hint: {error.hint}"), err=True)
+            if hint:
+                click.echo(redactor().clean(f"Hint: {hint}"), err=True)
         return int(error.exit_code)
 
 

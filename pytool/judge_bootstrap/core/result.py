@@ -239,7 +239,10 @@ class Collector:
         for on_node, playbook in REPAIRED_BY.items():
             if repair and repair.startswith(on_node):
                 return f"judge-bootstrap --env {self.env} run {self._by_way_of(playbook)} --limit {name}"
-        return repair.replace("judge-bootstrap run", f"judge-bootstrap --env {self.env} run") if repair else None
+        if not repair:
+            return None
+        return repair.replace("--env ENV", f"--env {self.env}").replace(
+            "judge-bootstrap run", f"judge-bootstrap --env {self.env} run")
 
     def _by_way_of(self, playbook: str) -> str:
         """Return the playbook that repairs a link in the way this run took: a node of nvme_pod has no ssh."""
