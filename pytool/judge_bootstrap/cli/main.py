@@ -33,7 +33,7 @@ COMMANDS = {
     "warmup": ("judge_bootstrap.cli.warmup:warmup", "Send judge requests until the latency has settled."),
     "logs": ("judge_bootstrap.cli.logs:logs", "Show or follow the logs of the loader's and the server's pods."),
     "preflight": ("judge_bootstrap.cli.preflight:preflight",
-                  "Check the cluster: rights, namespaces, GPU nodes, volumes, NetworkPolicy."),
+                  "Check that the cluster has what a run needs, and that we may make it."),
     "lab": ("judge_bootstrap.cli.lab:lab", "Bring the local environment up or down, and drive its nodes."),
 }
 
