@@ -371,9 +371,10 @@ def test_the_chain_is_healthy_to_its_last_link(chain: Cli) -> None:
     assert (answer.code, answer.json["ok"]) == (0, True), answer.json
     found = links(answer)
     assert {link["status"] for link in found.values()} <= {"ok", "warn"}
-    for name in ("model on the nodes", "Deployment", "pods", "answers", "Service", "verdict"):
+    # An ended pod that a drill left behind is a warning of the link "pods".
+    for name in ("model on the nodes", "Deployment", "answers", "Service", "verdict"):
         assert found[name]["status"] == "ok", found[name]
-    served = [pod for pod in answer.json["pods"].values() if "detail" in pod]
+    served = [pod for pod in answer.json["pods"].values() if "detail" in pod and pod["ok"]]
     assert served and all(pod["detail"]["image"] and pod["detail"]["metrics"] for pod in served)
 
 

@@ -105,7 +105,7 @@ class _Look:
         if status.get("phase") in ("Failed", "Succeeded"):
             said = one_line(status.get("message") or status.get("reason") or f"phase {status['phase']}")
             return ("ended", "POD_PENDING", f"ended ({status.get('reason') or status['phase']}): {said}",
-                    f"kubectl -n {self.namespace} delete pod {self.name}   # its controller makes another")
+                    f"kubectl -n {self.namespace} delete pod {self.name}   # it is only what is left of one")
         scheduled = condition(self.pod, "PodScheduled")
         if not self.pod["spec"].get("nodeName") or (scheduled and scheduled.get("status") == "False"):
             said = one_line((scheduled or {}).get("message") or self._event() or "no node was chosen yet")
