@@ -6,6 +6,7 @@ wherever the playbook runs, with the same credentials and no further opening in 
 
 from __future__ import annotations
 
+import copy
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -102,16 +103,12 @@ class _Carried:
             self._stream.close()
 
 
-_patching = threading.Lock()
-
-
 def _open_stream(api_client: Any, namespace: str, pod: str, port: int) -> Stream:
     from kubernetes import client, stream
 
-    # portforward() replaces the client's request method while it runs, so two at once would mix up.
-    with _patching:
-        opened = stream.portforward(
-            client.CoreV1Api(api_client).connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port)
-        )
+    # portforward() replaces the client's request method while it runs: that of a copy, so that several at once, or a
+    # call that somebody else makes meanwhile, do not mix up.
+    own = client.CoreV1Api(copy.copy(api_client))
+    opened = stream.portforward(own.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port))
     end: Stream = opened.socket(port)
     return end
