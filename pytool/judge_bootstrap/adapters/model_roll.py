@@ -209,8 +209,8 @@ def _tell_loader(cluster: Cluster, place: Place, files: Mapping[str, Any]) -> No
     there = cluster.get("ConfigMap", place.loader_namespace, LOADER_MODELS)
     if there is None:
         return
-    data = {name: None if content is None else json.dumps(content, sort_keys=True, separators=(",", ":"))
-            for name, content in files.items()}
+    # As the role renders it, so that its next run finds nothing to change.
+    data = {name: None if content is None else json.dumps(content, sort_keys=True) for name, content in files.items()}
     now = there.get("data") or {}
     if all(_same_json(now.get(name), content) for name, content in data.items()):
         return
