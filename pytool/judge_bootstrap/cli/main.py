@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -70,6 +72,7 @@ class LazyGroup(click.Group):
                 raise
             # stdout may be what is full, so the error goes to stderr, with --json too.
             app.json = False
+            _give_up_stdout()
             what = error.filename or "the output or a temporary file"
             code = app.fail(BootstrapError(f"no space left to write {what}", hint="df -h . /tmp /dev/shm"))
         sys.exit(int(code) if isinstance(code, int) else ExitCode.OK)
@@ -88,6 +91,14 @@ class LazyGroup(click.Group):
             # The reader (head, less) went away; a second error at shutdown would only confuse.
             sys.stderr.close()
             return ExitCode.FAILED
+
+
+def _give_up_stdout() -> None:
+    """Lead stdout nowhere: Python would try to write what is left in its buffer once more, and end with 120."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 class Interrupted(BootstrapError):
