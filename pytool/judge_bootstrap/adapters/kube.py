@@ -21,6 +21,7 @@ Answer = TypeVar("Answer")
 TIMEOUTS = (5.0, 30.0)
 TIMEOUT_VARIABLE = "JUDGE_BOOTSTRAP_KUBE_TIMEOUT_SECONDS"
 TRIES_AGAIN = 8
+CONNECTS_AGAIN = 4
 _AGAIN_STATUSES = (429, 500, 502, 503, 504)
 _AGAIN_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 
@@ -74,8 +75,9 @@ def _retries() -> Any:
     from urllib3.util.retry import Retry
 
     # The last answer is handed on as it is, so that the client can read the server's own message out of it.
-    return Retry(total=TRIES_AGAIN, status_forcelist=_AGAIN_STATUSES, allowed_methods=_AGAIN_METHODS,
-                 backoff_factor=0.2, backoff_max=5.0, backoff_jitter=0.2, raise_on_status=False,
+    # Where nothing listens, the address is more often wrong than the server slow: that is said sooner.
+    return Retry(total=TRIES_AGAIN, connect=CONNECTS_AGAIN, status_forcelist=_AGAIN_STATUSES,
+                 allowed_methods=_AGAIN_METHODS, backoff_factor=0.2, backoff_max=5.0, backoff_jitter=0.2, raise_on_status=False,
                  respect_retry_after_header=True)
 
 
