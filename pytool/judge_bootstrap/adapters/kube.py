@@ -77,8 +77,8 @@ def _retries() -> Any:
     # The last answer is handed on as it is, so that the client can read the server's own message out of it.
     # Where nothing listens, the address is more often wrong than the server slow: that is said sooner.
     return Retry(total=TRIES_AGAIN, connect=CONNECTS_AGAIN, status_forcelist=_AGAIN_STATUSES,
-                 allowed_methods=_AGAIN_METHODS, backoff_factor=0.2, backoff_max=5.0, backoff_jitter=0.2, raise_on_status=False,
-                 respect_retry_after_header=True)
+                 allowed_methods=_AGAIN_METHODS, backoff_factor=0.2, backoff_max=5.0, backoff_jitter=0.2,
+                 raise_on_status=False, respect_retry_after_header=True)
 
 
 def ask(what: str, call: Callable[[], Answer], *, hint: str | None = None) -> Answer:
