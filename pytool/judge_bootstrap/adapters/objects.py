@@ -225,8 +225,8 @@ def _is_ours(item: Mapping[str, Any]) -> bool:
 def _change(item: Mapping[str, Any], before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> ObjectChange:
     if before is None:
         return ObjectChange(name_of(item), "created", None, plain(after))
-    same_version = before["metadata"].get("resourceVersion") == after["metadata"].get("resourceVersion")
-    if same_version or plain(before) == plain(after):
+    # Not by the resource version: a dry run keeps it, whatever would change.
+    if plain(before) == plain(after):
         return ObjectChange(name_of(item), "unchanged")
     return ObjectChange(name_of(item), "changed", plain(before), plain(after))
 

@@ -100,7 +100,8 @@ class Api:
         after["metadata"]["managedFields"] = [{"manager": query["fieldManager"], "operation": "Apply"}]
         same = there is not None and plain(there) == plain(after)
         self.version += 0 if same else 1
-        after["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"] if same and there else str(
+        # As the real one: a dry run answers with the version that is there.
+        after["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"] if there and (same or dry) else str(
             self.version)
         if not dry:
             self.stored[path] = after
@@ -147,6 +148,9 @@ def test_check_changes_nothing_and_says_the_same(api: Api) -> None:
     planned = actions(apply(api, wanted, check=True))
     assert api.changing() == [] and api.stored == {}
     assert planned == actions(apply(api, wanted))
+    wanted[1]["data"] = {"a": "2"}
+    planned = actions(apply(api, wanted, check=True))
+    assert planned == actions(apply(api, wanted)) == {"Namespace/judge": "unchanged", "ConfigMap/judge/a": "changed"}
 
 
 def test_one_object_that_is_refused_leaves_nothing_half_applied(api: Api) -> None:
