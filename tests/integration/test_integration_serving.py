@@ -44,8 +44,9 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = 180) -
 
 
 def pods(api: Any) -> list[dict[str, Any]]:
+    # What a node that was stopped leaves behind has ended, and stays in the list for a while.
     return [pod for pod in listed(api, "v1", "Pod", namespace=NAMESPACE, labels=f"app.kubernetes.io/instance={NAME}")
-            if "deletionTimestamp" not in pod["metadata"]]
+            if "deletionTimestamp" not in pod["metadata"] and pod["status"].get("phase") in ("Pending", "Running")]
 
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
@@ -135,7 +136,7 @@ def running_in(pod: str, script: str) -> str:
 
 def test_a_node_that_comes_back_blank_warms_itself_and_then_serves(running: Cli, api: Any) -> None:
     """No operator: the disk is prepared as the boot unit does it, all else is the loader's and the scheduler's."""
-    serves = pods(api)[0]["spec"]["nodeName"]
+    (serves,) = [pod["spec"]["nodeName"] for pod in pods(api) if is_ready(pod)]
     blank = next(name for name in site.status()["nodes"] if name != serves)
     site.node("stop", blank)
     site.node("start", blank)
