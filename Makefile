@@ -112,7 +112,7 @@ $(MOLECULE_SCENARIOS:%=molecule-%): molecule-%: setup lab-packages
 LAB_FIGURES := faults-k8s
 .PHONY: test test-with-lab test-without-lab
 test-with-lab: setup
-	$(MAKE) test-integration
+	$(PYTEST) -q tests/integration -m lab
 	$(MAKE) molecule-vllm_k8s
 	$(MAKE) molecule-site
 	$(PYTEST) -q tests/faults/test_faults_k8s.py
@@ -125,6 +125,8 @@ test-without-lab: setup
 	$(MAKE) molecule-model_cache
 	$(PYTEST) -q tests/faults --ignore tests/faults/test_faults_k8s.py
 	$(MAKE) figures-check FIGURES="$(filter-out $(LAB_FIGURES),$(filter faults-%,$(FIGURES)))"
+	@# Last, because by now the lab has made the CPU build of vLLM that some of these start.
+	$(PYTEST) -q tests/integration -m 'not lab'
 # All packages first: two halves that install some at the same time would lock each other out.
 test: setup lab-packages vm-packages drill-packages bench-packages ## Set everything up and pass all tests (what CI runs)
 	$(MAKE) lint
