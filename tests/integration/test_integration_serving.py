@@ -130,8 +130,13 @@ def running_in(pod: str, script: str) -> str:
     from kubernetes import client
     from kubernetes.stream import stream
 
-    return str(stream(client.CoreV1Api(connect(site.environment()["KUBECONFIG"])).connect_get_namespaced_pod_exec,
-                      pod, NAMESPACE, container="vllm", command=["sh", "-c", script], stdout=True, stderr=True))
+    talk = stream(client.CoreV1Api(connect(site.environment()["KUBECONFIG"])).connect_get_namespaced_pod_exec, pod,
+                  NAMESPACE, container="vllm", command=["sh", "-c", script], stdout=True, stderr=True,
+                  _preload_content=False)
+    talk.run_forever(timeout=60)
+    said = str(talk.read_all())
+    talk.close()
+    return said
 
 
 def test_a_node_that_comes_back_blank_warms_itself_and_then_serves(running: Cli, api: Any) -> None:
