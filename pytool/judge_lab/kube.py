@@ -130,8 +130,12 @@ class Api:
             headers={"Content-Type": content_type},
             data=json.dumps(body).encode() if body is not None else None,
         )
-        with self._opener.open(request, timeout=10) as answer:
-            content = answer.read()
+        try:
+            with self._opener.open(request, timeout=10) as answer:
+                content = answer.read()
+        except urllib.error.HTTPError as err:
+            err.close()  # it holds the connection, and callers only look at its code
+            raise
         parsed: dict[str, Any] = json.loads(content) if content[:1] == b"{" else {"text": content.decode()}
         return parsed
 
