@@ -115,11 +115,3 @@ def server_message(error: Any) -> str:
     except (TypeError, ValueError, LookupError):
         message = error.reason
     return one_line(message)
-
-
-def describe(error: Exception) -> str:
-    """Return one line for an exception of the client: the API server's own message where there is one."""
-    status = getattr(error, "status", None)
-    if status:
-        return f"{status} {server_message(error)}"
-    return f"{type(error).__name__}: {error}".splitlines()[0]

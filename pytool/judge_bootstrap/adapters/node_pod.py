@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from judge_bootstrap.adapters.kube import server_message
 from judge_bootstrap.core.errors import BootstrapError, Refusal
 from judge_bootstrap.core.problems import one_line
 
@@ -461,15 +462,6 @@ class KubernetesCluster:
 
 # Seconds to connect and to wait for an answer.
 _TIMEOUTS = (5, 30)
-
-
-def server_message(error: Any) -> str:
-    """Return what the API server said, in one line: its Status object's message, else the HTTP reason."""
-    try:
-        message = json.loads(error.body)["message"]
-    except (TypeError, ValueError, LookupError):
-        message = error.reason
-    return one_line(message)
 
 
 def refused(what: str, namespace: str, status: int | None, said: str) -> BootstrapError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import Any, Protocol
 from judge_node.reasons import REASONS
 
 from judge_bootstrap.adapters.kube import ask
+from judge_bootstrap.adapters.node_gate import LABEL_PREFIX, READY
 from judge_bootstrap.core.errors import BootstrapError
+from judge_bootstrap.core.health_nodes import report_of
 from judge_bootstrap.core.model_roll import COMMIT, commit_of, health_refusal
 
 POLL_SECONDS = 2.0
@@ -148,25 +149,16 @@ def _cold_nodes(cluster: Cluster, pod: Mapping[str, Any]) -> tuple[str, str] | N
     if not commit:
         return None
     nodes = cluster.nodes((pod.get("spec") or {}).get("nodeSelector") or {})
-    if any((node["metadata"].get("labels") or {}).get(f"judge-bootstrap.io/model-{commit}") == "ready"
+    if any((node["metadata"].get("labels") or {}).get(LABEL_PREFIX + commit) == READY
            for node in nodes):
         return None
     if not nodes:
         return "GPU_NONE", f"no node has the labels {dict((pod.get('spec') or {}).get('nodeSelector') or {})}"
-    said = [(node["metadata"]["name"], state_of(node)) for node in nodes]
+    said = [(node["metadata"]["name"], report_of(node)) for node in nodes]
     name, state = next(((name, state) for name, state in said if state.get("reason")), said[0])
     what = state.get("message") or state.get("state") or "its loader has said nothing yet"
     return str(state.get("reason") or "MODEL_INCOMPLETE"), (
         f"none of {len(nodes)} nodes has commit {commit[:12]} complete; {name}: {what}")
-
-
-def state_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the loader wrote on a Node; empty where it wrote nothing."""
-    try:
-        found = json.loads((node["metadata"].get("annotations") or {})["judge-bootstrap.io/model-state"])
-    except (LookupError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _failed_gate(cluster: Cluster, pod: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from judge_bootstrap.core.health_nodes import NodeState, node_state
 from judge_bootstrap.core.health_pods import Names, PodState, pod_state
 from judge_bootstrap.core.kube_objects import condition, many, name_of
+from judge_bootstrap.core.model_roll import COMMIT
 
 Status = Literal["ok", "warn", "fail"]
 # So many broken nodes or pods are named one by one; of the others only the number.
@@ -139,7 +140,7 @@ def commit_of(owner: Mapping[str, Any] | None) -> str | None:
     if owner is None:
         return None
     template = owner["spec"].get("template") or owner
-    annotation = (template.get("metadata", {}).get("annotations") or {}).get("judge-bootstrap.io/model-commit")
+    annotation = (template.get("metadata", {}).get("annotations") or {}).get(COMMIT)
     if annotation:
         return str(annotation)
     for word in _arguments(template):
