@@ -49,7 +49,7 @@ def fleet(app: AppContext, verb: str, options: Mapping[str, Any], given: Mapping
             found["facts"] = dict(done.answers.get(host, {}).get("facts") or {})
         app.emit(answer)
     elif verb == "list" and not app.quiet:
-        _print_models(app, done.answers)
+        output.show_rows(app, _HEAD, model_rows(done.answers, time.time()))
     elif result.roll:
         for line in roll_lines(result.roll):
             app.say(line)
@@ -204,25 +204,3 @@ def _checked(model: Mapping[str, Any], now: float) -> str:
         return "never"
     at, word = max(found)
     return f"{format_age(max(0.0, now - at))} ago, {word}"
-
-
-def _print_models(app: AppContext, answers: Mapping[str, Mapping[str, Any]]) -> None:
-    from judge_bootstrap.core.redact import redactor
-
-    rows = model_rows(answers, time.time())
-    console = app.console()
-    if not console.is_terminal:
-        # For pipes: tabs, nothing wrapped, nothing cut.
-        for row in (_HEAD, *rows):
-            app.say("\t".join(row))
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in _HEAD:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        # Text, not str: a value in brackets is no markup.
-        table.add_row(*(Text(redactor().clean(cell)) for cell in row))
-    console.print(table)

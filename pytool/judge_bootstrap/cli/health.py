@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -136,6 +135,8 @@ def _print(app: AppContext, seen: Health, found: Found, *, detail: bool) -> None
         _print_broken(app, link)
     if detail and seen.pods:
         app.say("")
+        from judge_bootstrap.cli.output import show_rows
+
         show_rows(app, _HEAD, _pod_rows(seen, found))
     broken = seen.first_broken
     if broken is None:
@@ -171,24 +172,3 @@ def _pod_rows(seen: Health, found: Found) -> list[tuple[str, ...]]:
         rows.append((pod.name, pod.state, pod.node or "-", one["gpu"] or "-", f"{start}{budget}", str(pod.restarts),
                      f"{pod.image or '-'}{f' ({digest})' if digest else ''}", figures_text(one["metrics"])))
     return rows
-
-
-def show_rows(app: AppContext, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: aligned on a terminal; with tabs, nothing wrapped and nothing cut, for pipes."""
-    from judge_bootstrap.core.redact import redactor
-
-    console = app.console()
-    if not console.is_terminal:
-        for row in (head, *rows):
-            app.say("\t".join(row))
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in head:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        # Text, not str: a value in brackets is no markup.
-        table.add_row(*(Text(redactor().clean(cell)) for cell in row))
-    console.print(table)

@@ -289,3 +289,24 @@ def _total(result: RunResult) -> str:
     verb = "would change" if result.check else "changed"
     return (f"{good} of {len(result.hosts)} hosts hold, {changed} {verb} "
             f"({ran}, environment {result.env}, run {result.run_id}, {took}).")
+
+
+def show_rows(app: AppContext, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: aligned on a terminal; with tabs, nothing wrapped and nothing cut, for pipes."""
+    from judge_bootstrap.core.redact import redactor
+
+    console = app.console()
+    if not console.is_terminal:
+        for row in (head, *rows):
+            app.say("\t".join(row))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        # Text, not str: a value in brackets is no markup.
+        table.add_row(*(Text(redactor().clean(cell)) for cell in row))
+    console.print(table)

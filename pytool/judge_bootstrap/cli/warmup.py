@@ -216,7 +216,7 @@ _HEAD = ("pod", "settled", "first", "median", "p95", "last", "tokens/s")
 
 
 def _print(app: AppContext, outcomes: Sequence[Outcome]) -> None:
-    from judge_bootstrap.cli.health import show_rows
+    from judge_bootstrap.cli.output import show_rows
 
     rows = []
     for outcome in outcomes:
