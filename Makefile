@@ -14,6 +14,8 @@ VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs fdisk lz4 openssh
 BENCH_PACKAGES := curl aria2 strace iproute2
 # What the drills of faults-sync kill and fail a sync with, and make small filesystems with.
 DRILL_PACKAGES := strace xfsprogs e2fsprogs mount
+# The browser that the report of `judge report` is looked at with.
+BROWSER_PACKAGES := chromium fonts-dejavu-core
 # Kubernetes binaries without a download, where an archive of them lies beside the checkout.
 ifneq ($(wildcard $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz),)
 export JUDGE_BOOTSTRAP_KUBE_ARCHIVE ?= $(CURDIR)/../shared/kube/kube-1.36.3-linux-amd64.tar.xz
@@ -24,11 +26,11 @@ PYTEST := $(BIN)/python -m pytest
 # For suites whose files have nothing in common: one process a core. The tests of a file stay together, in their order.
 PARALLEL := -n auto --dist loadfile
 MOLECULE_SCENARIOS := nvme nvme_vm model_cache vllm_k8s site
-# Every figure that exists so far (bench-cli P9, bench-fanout P10, bench-nvme P5 to P7, bench-sync P1 to P4,
-# faults-config R8, faults-input R12, faults-k8s R7 and R10, faults-nvme R1 and R2, faults-run R9, faults-secrets R6,
-# faults-sync R3 to R5).
-FIGURES := bench-cli bench-fanout bench-nvme bench-sync faults-config faults-input faults-k8s faults-nvme faults-run \
-	faults-secrets faults-sync
+# Every figure that exists so far (attacks V2, bench-cli P9, bench-fanout P10, bench-judge P8, bench-nvme P5 to P7,
+# bench-sync P1 to P4, faults-config R8, faults-input R12, faults-judge V1 and V3, faults-k8s R7 and R10, faults-nvme R1
+# and R2, faults-run R9, faults-secrets R6, faults-sync R3 to R5).
+FIGURES := attacks bench-cli bench-fanout bench-judge bench-nvme bench-sync faults-config faults-input faults-judge \
+	faults-k8s faults-nvme faults-run faults-secrets faults-sync
 
 .PHONY: help
 help: ## List the targets
@@ -50,13 +52,14 @@ $(BIN)/.installed: pyproject.toml constraints.txt hatch_build.py
 .PHONY: setup
 setup: $(BIN)/.installed .collections/.installed ## Make .venv with all tools, and fetch the two Ansible collections
 
-.PHONY: lab-packages vm-packages bench-packages drill-packages
+.PHONY: lab-packages vm-packages bench-packages drill-packages browser-packages
 lab-packages: PACKAGES := $(LAB_PACKAGES)
 vm-packages: PACKAGES := $(VM_PACKAGES)
 bench-packages: PACKAGES := $(BENCH_PACKAGES)
 drill-packages: PACKAGES := $(DRILL_PACKAGES)
+browser-packages: PACKAGES := $(BROWSER_PACKAGES)
 vm-packages: ## Install the Debian packages that virtual machines need (lab up --vm)
-lab-packages vm-packages bench-packages drill-packages:
+lab-packages vm-packages bench-packages drill-packages browser-packages:
 	@missing=$$(for package in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done | xargs); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "Found uid $$(id -u), wanted root to install these Debian packages: $$missing. Next: sudo apt-get install -y $$missing, then run make as root" >&2; exit 2; fi; \
@@ -94,11 +97,11 @@ test-unit: setup ## The everyday suite: under two minutes, no server, no root ne
 	$(PYTEST) -q $(PARALLEL) tests/unit
 test-contract: setup ## Packaging, import boundaries, docs, every playbook's syntax
 	$(PYTEST) -q $(PARALLEL) tests/contract
-test-integration: setup lab-packages vm-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
+test-integration: setup lab-packages vm-packages browser-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
 	$(PYTEST) -q tests/integration
 test-faults: setup lab-packages vm-packages drill-packages ## Broken configuration, cut connections, planted secrets, disks on virtual machines
 	$(PYTEST) -q tests/faults
-	$(MAKE) --no-print-directory figures-check FIGURES="$(filter faults-%,$(FIGURES))"
+	$(MAKE) --no-print-directory figures-check FIGURES="$(filter attacks faults-%,$(FIGURES))"
 test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role, and one for the whole site
 
 .PHONY: $(MOLECULE_SCENARIOS:%=molecule-%)
@@ -124,11 +127,11 @@ test-without-lab: setup
 	$(MAKE) molecule-nvme_vm
 	$(MAKE) molecule-model_cache
 	$(PYTEST) -q tests/faults --ignore tests/faults/test_faults_k8s.py
-	$(MAKE) figures-check FIGURES="$(filter-out $(LAB_FIGURES),$(filter faults-%,$(FIGURES)))"
+	$(MAKE) figures-check FIGURES="$(filter-out $(LAB_FIGURES),$(filter attacks faults-%,$(FIGURES)))"
 	@# Last, because by now the lab has made the CPU build of vLLM that some of these start.
 	$(PYTEST) -q tests/integration -m 'not lab'
 # All packages first: two halves that install some at the same time would lock each other out.
-test: setup lab-packages vm-packages drill-packages bench-packages ## Set everything up and pass all tests (what CI runs)
+test: setup lab-packages vm-packages drill-packages bench-packages browser-packages ## Set everything up and pass all tests (what CI runs)
 	$(MAKE) lint
 	@# set -m: what a shell without it starts in the background ignores Ctrl-C, and there are drills of Ctrl-C in there.
 	@mkdir -p build; echo "make test-without-lab runs meanwhile; what it says comes afterwards (build/test-without-lab.log)"; \

@@ -31,7 +31,7 @@ from judge_bootstrap.core.environment import AppConfigRef, Environment
 from judge_bootstrap.core.errors import BootstrapError
 from judge_bootstrap.core.layers import NamedText
 from judge_bootstrap.core.schema import BY_VARIABLE, FIELDS
-from judge_client.rubric import InvalidReply, parse_reply
+from judge_client.replies import InvalidReply, parse_reply
 from judge_node.cache import manifest
 from judge_node.disks import sysfs
 from judge_node.result import NodeError

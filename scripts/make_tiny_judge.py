@@ -9,8 +9,8 @@ same code path serves it), two safetensors shards with an index, a byte-level BP
 
 How: the tokenizer is trained on the judge's own prompts, so that they are short in tokens. The model is trained on
 replies to made-up answers of eight kinds, first in float32, then with its weights rounded to 4 bits in the forward
-pass, so that the exported integers are the ones it was trained with. It has learnt to answer in the shape of a verdict
-and to tell the made-up kinds apart. It is no judge of real answers.
+pass, so that the exported integers are the ones it was trained with. It has learnt to answer in the shape of a verdict,
+to tell the made-up kinds apart, and to answer comparisons of two. It is no judge of real answers.
 
 Run it again when the judge's prompts or schema change, then update the commit in judge_lab/appconfig.json, and that of
 the model without quantization, which judge_lab/plain_model.py makes of this one (test_labsvc_plain_model.py has it).
@@ -31,8 +31,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.utils.parametrize
-from judge_client.prompts import build_judge_prompt
-from judge_client.rubric import CRITERION_NAMES, parse_reply
+from judge_client.cleaning import clean
+from judge_client.pair_prompts import Place, pair_messages, parse_pair_reply
+from judge_client.prompts import Message, build_judge_prompt
+from judge_client.replies import parse_reply
+from judge_client.rubric import CRITERION_NAMES, DEFAULT_RUBRIC
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
@@ -44,6 +47,8 @@ VOCABULARY = 1024
 CONTEXT_TOKENS = 8192
 GROUP = 32
 BATCH = 8
+# The share of batches that compare two answers.
+COMPARISONS = 0.2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -258,6 +263,32 @@ def reply(kind: str) -> str:
     return text
 
 
+def fence(rng: random.Random) -> str:
+    """Return a code for the marker lines, as prompts.new_fence does, and the same in each run of this script."""
+    return f"{rng.getrandbits(64):016x}"
+
+
+def judgement(rng: random.Random) -> tuple[list[Message], str]:
+    """Return the messages that ask for a verdict on a made-up answer, and the reply."""
+    kind = rng.choice(list(KINDS))
+    return build_judge_prompt(*answer(kind, rng), fence=fence(rng)), reply(kind)
+
+
+def comparison(rng: random.Random) -> tuple[list[Message], str]:
+    """Return the messages that compare two made-up answers, and the reply: the better kind wins."""
+    kinds = [rng.choice(list(KINDS)) for _ in range(2)]
+    prompt, first = answer(kinds[0], rng)
+    second = answer(kinds[1], rng)[1]
+    code = fence(rng)
+    marks = [KINDS[kind].scores[-1] for kind in kinds]
+    winner = Place.TIE if marks[0] == marks[1] else Place.FIRST if marks[0] > marks[1] else Place.SECOND
+    told = "Both responses are of the same kind." if winner is Place.TIE else f"The {winner} response is better."
+    text = json.dumps({"reasoning": told, "winner": winner}, separators=(",", ":"))
+    parse_pair_reply(text)
+    texts = [clean(one, code) for one in (prompt, first, second)]
+    return pair_messages(*texts, DEFAULT_RUBRIC, code), text
+
+
 def make_tokenizer() -> Qwen2Tokenizer:
     """Train Qwen2's tokenizer on the judge's prompts, the made-up answers and the replies."""
     # A server loads the tokenizer by the model's type, with Qwen2's own splitting, whatever the files say.
@@ -266,11 +297,11 @@ def make_tokenizer() -> Qwen2Tokenizer:
     tokenizer.normalizer = splitting.normalizer
     tokenizer.pre_tokenizer = splitting.pre_tokenizer
     rng = random.Random(SEED)
-    corpus = [message["content"] for message in build_judge_prompt("", "")] * 8
+    corpus = [message["content"] for made in (judgement(rng)[0], comparison(rng)[0]) for message in made] * 8
     corpus += [reply(kind) for kind in KINDS] * 8
     corpus += [text for question in QUESTIONS for text in question] + [*FLATTERY, *HARM, *STEERING]
     # Codes of the fences: without them the digits and letters of a hash would merge in ways seen once.
-    corpus += [f"{rng.getrandbits(48):012x}" for _ in range(20)]
+    corpus += [fence(rng) for _ in range(20)]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
@@ -342,15 +373,15 @@ class Batch:
 
 def batches(tokenizer: Qwen2Tokenizer, rng: random.Random) -> Iterator[Batch]:
     """Yield batches; only the replies have labels."""
-    kinds = list(KINDS)
     while True:
         rows = []
+        # One task for the whole batch: only then do its prompts begin alike.
+        task = comparison if rng.random() < COMPARISONS else judgement
         for _ in range(BATCH):
-            kind = rng.choice(kinds)
-            messages = build_judge_prompt(*answer(kind, rng))
+            messages, wanted = task(rng)
             asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             question = tokenizer(asked, add_special_tokens=False)["input_ids"]
-            told = tokenizer(f"{reply(kind)}<|im_end|>", add_special_tokens=False)["input_ids"]
+            told = tokenizer(f"{wanted}<|im_end|>", add_special_tokens=False)["input_ids"]
             rows.append((question, told))
         shared = commonprefix([question for question, _ in rows])
         length = max(len(question) + len(told) for question, told in rows) - len(shared)
@@ -450,20 +481,22 @@ def write(path: Path, document: dict[str, object]) -> None:
 def check(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> None:
     """Show what the rounded model answers to each kind, without any grammar."""
     rng = random.Random(SEED + 1)
-    for kind in KINDS:
-        messages = build_judge_prompt(*answer(kind, rng))
+    asked_for = [(build_judge_prompt(*answer(kind, rng), fence=fence(rng)), reply(kind)) for kind in KINDS]
+    asked_for += [comparison(rng) for _ in range(8)]
+    for messages, wanted in asked_for:
         asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         ids = tokenizer(asked, add_special_tokens=False, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             made = model.generate(ids, max_new_tokens=200, do_sample=False, attention_mask=torch.ones_like(ids))
         text = tokenizer.decode(made[0][ids.shape[1] :])
-        LOG.info("%s (%d tokens in, %d out): %s", kind, ids.shape[1], len(made[0]) - ids.shape[1], text)
+        LOG.info("%s: %d tokens in, %d out: %s", "as wanted" if text.startswith(wanted) else f"NOT {wanted}",
+                 ids.shape[1], len(made[0]) - ids.shape[1], text)
 
 
 def check_tokenizer(tokenizer: Qwen2Tokenizer, out: Path) -> None:
     """Stop if the exported tokenizer, loaded as a server loads it, reads a prompt otherwise than in training."""
     served = AutoTokenizer.from_pretrained(out)
-    messages = build_judge_prompt(*answer("good", random.Random(SEED)))
+    messages = judgement(random.Random(SEED))[0]
     if served.apply_chat_template(messages)["input_ids"] != tokenizer.apply_chat_template(messages)["input_ids"]:
         raise SystemExit(f"{out}: the exported tokenizer differs from the one of the training")
 

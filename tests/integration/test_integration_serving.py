@@ -135,7 +135,8 @@ def running_in(pod: str, script: str) -> str:
                   _preload_content=False)
     talk.run_forever(timeout=60)
     said = str(talk.read_all())
-    talk.close()
+    # close() does nothing once the other side has closed, and the socket would stay open.
+    talk.sock.shutdown()
     return said
 
 

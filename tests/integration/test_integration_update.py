@@ -15,7 +15,7 @@ import pytest
 from integration.local_site import Answer, Cli, on_node
 from judge_bootstrap.core.golden import BUILT_IN, Golden, GoldenFile, Source, golden_text
 from judge_client.prompts import prompt_digest
-from judge_client.rubric import CRITERION_NAMES, rubric_digest
+from judge_client.rubric import CRITERION_NAMES, DEFAULT_RUBRIC
 from judge_lab import site
 from judge_lab.layout import Layout, lab_dir
 
@@ -30,7 +30,7 @@ def drifting() -> str:
     """Return golden answers that no judge can keep to: the same answer is accepted as worst and as best."""
     items = tuple(Golden(f"capital-{score}", BUILT_IN[0].question, BUILT_IN[0].answer, BUILT_IN[0].expect,
                          dict.fromkeys(CRITERION_NAMES, score)) for score in (1, 10))
-    source = Source(MODEL, "0" * 40, None, None, prompt_digest(), rubric_digest(), "2026-01-01T00:00:00Z")
+    source = Source(MODEL, "0" * 40, None, None, prompt_digest(), DEFAULT_RUBRIC.digest, "2026-01-01T00:00:00Z")
     return golden_text(GoldenFile(items, source))
 
 

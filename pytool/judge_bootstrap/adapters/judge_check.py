@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def judge_once(base_url: str, model: str, api_key: str | None = None) -> Mapping
         raise BootstrapError(
             f"{model} answers, but gave no valid verdict: status {verdict.status}, reason {verdict.reason}",
             reason="VERDICT_INVALID", hint="check the server's arguments (structured outputs) and its log")
-    return asdict(verdict)
+    return verdict.to_dict()
 
 
 def check(endpoints: list[Endpoint], namespace: str, service: str, served_model_name: str, commit: str,

@@ -12,8 +12,6 @@ from judge_bootstrap.core.problems import one_line
 
 # One request may compile a graph on its way.
 REQUEST_SECONDS = 300.0
-# Enough for a verdict; the client's own limit is this too.
-MAX_TOKENS = 700
 _QUESTION = "Explain to a new colleague how a backup differs from a snapshot, and when each of them is enough."
 _SENTENCES = (
     "A snapshot keeps the state of a volume at one moment, on the same storage. ",
@@ -42,13 +40,12 @@ def pairs() -> list[tuple[str, str]]:
 
 def request_body(model: str, number: int) -> dict[str, object]:
     """Return the body of the request with this number, from 0; they repeat after as many as there are lengths."""
-    from judge_client import RESPONSE_SCHEMA, build_judge_prompt
+    from judge_client.judging import request_body as body_of
+    from judge_client.prompts import build_judge_prompt
+    from judge_client.rubric import RESPONSE_SCHEMA
 
     fixed = pairs()
-    question, answer = fixed[number % len(fixed)]
-    schema = {"name": "verdict", "schema": RESPONSE_SCHEMA, "strict": True}
-    return {"model": model, "messages": build_judge_prompt(question, answer), "temperature": 0.0, "seed": 0,
-            "max_tokens": MAX_TOKENS, "response_format": {"type": "json_schema", "json_schema": schema}}
+    return body_of(model, build_judge_prompt(*fixed[number % len(fixed)]), RESPONSE_SCHEMA)
 
 
 def judge_timed(base_url: str, model: str, number: int, key: str | None, *, seconds: float = REQUEST_SECONDS,

@@ -14,6 +14,7 @@ import click
 from judge_bootstrap.core.errors import BootstrapError, ExitCode, UsageProblem
 
 if TYPE_CHECKING:
+    from judge_client.verdict import Provenance
     from judge_node.serving.golden import Drift
 
     from judge_bootstrap.cli.cluster_settings import ClusterSettings
@@ -171,26 +172,27 @@ def _ask(app: AppContext, server: Server, items: Sequence[Golden]) -> tuple[dict
     """
     from judge_client import JudgeClient
 
-    from judge_bootstrap.core.golden import Source
+    from judge_bootstrap.core.golden import Source, fence_of
 
     said = _provenance(server)
     scores: dict[str, dict[str, int]] = {}
-    provenance: Mapping[str, Any] = {}
+    provenance: Provenance | None = None
     model: str | None = said.get("served_name")
     with JudgeClient(server.base_url, model, server.key or "EMPTY", ANSWER_SECONDS) as judge:
         for item in items:
-            verdict = judge.judge(item.question, item.answer)
+            verdict = judge.judge(item.question, item.answer, fence=fence_of(item))
             if verdict.status != "scored":
                 raise BootstrapError(
                     f"{server.name} gave no verdict on golden answer {item.id}: {verdict.message}",
                     reason=_REASONS.get(str(verdict.reason), "VERDICT_INVALID"),
                     hint=f"judge-bootstrap --env {app.env} health --verbose")
-            scores[item.id], provenance, model = verdict.categories, verdict.provenance, verdict.model
+            scores[item.id], provenance, model = dict(verdict.categories), verdict.provenance, verdict.model
             if not app.quiet:
                 click.echo(f"{item.id}: overall {verdict.score} of 10", err=True)
+    assert provenance is not None, "a golden file has an item at least"
     return scores, Source(
-        repo_id=said.get("repo_id"), commit=said.get("commit") or provenance["model_commit"], image=said.get("image"),
-        served_name=model, prompt_sha256=provenance["prompt_sha256"], rubric_sha256=provenance["rubric_sha256"],
+        repo_id=said.get("repo_id"), commit=said.get("commit") or provenance.model_commit, image=said.get("image"),
+        served_name=model, prompt_sha256=provenance.prompt_sha256, rubric_sha256=provenance.rubric_sha256,
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
 

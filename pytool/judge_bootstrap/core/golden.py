@@ -6,15 +6,16 @@ vllm_k8s_golden_file. The gateway of every serving pod asks its items before the
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from judge_client.client import SAMPLING
+from judge_client.judging import request_body
 from judge_client.prompts import build_judge_prompt, prompt_digest
-from judge_client.rubric import CRITERION_NAMES, HIGHEST, LOWEST, RESPONSE_SCHEMA, rubric_digest
+from judge_client.rubric import CRITERION_NAMES, DEFAULT_RUBRIC, HIGHEST, LOWEST, RESPONSE_SCHEMA
 from judge_node.serving.config import ConfigError, GoldenItem, parse
 from judge_node.serving.golden import Drift, drift
 
@@ -146,7 +147,7 @@ def golden_text(golden: GoldenFile) -> str:
 def check_prompts(golden: GoldenFile, name: str) -> None:
     """Raise UsageProblem when the scores were accepted with other prompts or another rubric than this version has."""
     source = golden.accepted_from
-    if source and (source.prompt_sha256, source.rubric_sha256) != (prompt_digest(), rubric_digest()):
+    if source and (source.prompt_sha256, source.rubric_sha256) != (prompt_digest(), DEFAULT_RUBRIC.digest):
         raise _unusable(name, f"was accepted on {source.at} with other prompts or another rubric than this version's")
 
 
@@ -166,10 +167,16 @@ def golden_items(path: Path | None, model: str) -> list[dict[str, Any]]:
 
 
 def request_of(item: Golden, model: str) -> dict[str, Any]:
-    """Return the body of the chat completion with which judge_client asks for this verdict."""
-    schema = {"name": "verdict", "schema": RESPONSE_SCHEMA, "strict": True}
-    return {"model": model, "messages": build_judge_prompt(item.question, item.answer),
-            "response_format": {"type": "json_schema", "json_schema": schema}, **SAMPLING}
+    """Return the body of the chat completion with which judge_client asks for this verdict.
+
+    Its fence follows from the texts: the same item is always the same request.
+    """
+    return request_body(model, build_judge_prompt(item.question, item.answer, fence=fence_of(item)), RESPONSE_SCHEMA)
+
+
+def fence_of(item: Golden) -> str:
+    """Return the code of the marker lines with which this item is asked."""
+    return hashlib.sha256(f"{len(item.question)} {item.question}{item.answer}".encode()).hexdigest()[:16]
 
 
 def gateway_config(*, served_name: str, commit: str, manifest_digest: str, repo_id: str, image: str,

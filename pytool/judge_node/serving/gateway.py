@@ -24,6 +24,8 @@ from .readiness import Readiness
 HEALTH: Final = ("GET", "/health")
 READY: Final = ("GET", "/health/ready")
 PROVENANCE: Final = ("GET", "/judge/provenance")
+# What a verdict stands on, in one header of its answer: the JSON of PROVENANCE.
+PROVENANCE_HEADER: Final = b"x-judge-provenance"
 OPEN: Final = frozenset({HEALTH, READY})
 KEYED: Final = frozenset({("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/metrics"), PROVENANCE})
 
@@ -57,6 +59,7 @@ class Gateway:
         self._inner = Inner(app)
         self._keys = Keys(self._config.api_key_file)
         self._readiness = Readiness(self._config, self._inner, self._keys)
+        self._signature = (PROVENANCE_HEADER, json.dumps(self._config.provenance(), separators=(",", ":")).encode())
         if self._config.api_key_file is None:
             sys.stderr.write("judge-gateway: api_key_file is null: everyone who reaches the port may ask the judge\n")
 
@@ -108,7 +111,11 @@ class Gateway:
             raise _Refused(401, "invalid_api_key", "no valid API key, wanted the header: Authorization: Bearer KEY")
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request to vLLM once its body is there as a whole and is not too long; the answer passes unchanged."""
+        """Hand a request to vLLM once its body is there as a whole and is not too long.
+
+        The answer passes unchanged; a verdict's also says which model gave it, so that no later look is needed, which
+        might find another one.
+        """
         try:
             body = await asyncio.wait_for(self._read(scope, receive), BODY_SECONDS)
         except asyncio.TimeoutError:
@@ -125,7 +132,12 @@ class Gateway:
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app({**scope, "headers": headers}, receive_again, send)
+        async def send_signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), self._signature]}
+            await send(message)
+
+        await self._app({**scope, "headers": headers}, receive_again, send_signed)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         """Return the body. It is counted while it comes: a chunked one names no length, and a length may be a lie."""

@@ -29,11 +29,11 @@ from judge_bootstrap.core.golden import (
 )
 from judge_client import JudgeClient
 from judge_client.prompts import prompt_digest
-from judge_client.rubric import CRITERION_NAMES, rubric_digest
+from judge_client.rubric import CRITERION_NAMES, DEFAULT_RUBRIC
 from judge_node.serving.config import parse
 
 EIGHTS = dict.fromkeys(CRITERION_NAMES, 8)
-SOURCE = Source("org/judge", "a" * 40, "vllm:1", "judge", prompt_digest(), rubric_digest(), "2026-11-28T12:00:00+00:00")
+SOURCE = Source("org/judge", "a" * 40, "vllm:1", "judge", prompt_digest(), DEFAULT_RUBRIC.digest, "2026-11-28T12:00:00+00:00")
 ACCEPTED = GoldenFile((Golden("one", "Q?", "A.", "good", EIGHTS), Golden("two", "Q?", "B.", "bad")), SOURCE)
 CONFIG: dict[str, Any] = {
     "served_name": "judge", "commit": "a" * 40, "manifest_digest": "sha256:d", "repo_id": "org/judge",
