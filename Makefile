@@ -140,7 +140,8 @@ test: setup lab-packages vm-packages drill-packages bench-packages browser-packa
 	trap 'kill -- -$$other 2>/dev/null || true' EXIT; trap 'exit 130' INT TERM; \
 	$(MAKE) test-with-lab || status=$$?; \
 	wait $$other || status=$$?; \
-	cat build/test-without-lab.log; exit $$status
+	cat build/test-without-lab.log; \
+	grep -hE '^(FAILED|ERROR|SHORT) ' build/test-without-lab.log | cut -c1-2000 || true; exit $$status
 	$(MAKE) figures-check FIGURES="$(filter bench-%,$(FIGURES))"
 
 # --- figures (each prints one JSON line a figure and exits 1 when one falls short; SCALE=full for full size) -----------

@@ -6,10 +6,12 @@ import json
 import operator
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+SHOWN_CHARACTERS = 1500
 _GOAL = re.compile(r"(<=|>=|==|<|>)\s*([0-9][0-9,]*(?:\.[0-9]+)?)\s*%?")
 
 
@@ -40,9 +42,13 @@ class Figure:
 
 
 def report(*figures: Figure) -> int:
-    """Print the figures; return the exit code of the program (1 when one falls short)."""
+    """Print the figures; return the exit code of the program (1 when one falls short, and says so on stderr)."""
     for figure in figures:
         print(figure.line(), flush=True)
+    for figure in figures:
+        if not figure.ok:
+            said = json.dumps(dict(figure.detail))
+            sys.stderr.write(f"SHORT {figure.name}: {figure.value}, wanted {figure.goal}: {said[:SHOWN_CHARACTERS]}\n")
     return 0 if all(figure.ok for figure in figures) else 1
 
 
