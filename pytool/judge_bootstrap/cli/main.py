@@ -33,6 +33,8 @@ COMMANDS = {
     "health": ("judge_bootstrap.cli.health:health",
                "Show the chain as it is now: nodes, model, pods, answers; and what is broken."),
     "warmup": ("judge_bootstrap.cli.warmup:warmup", "Send judge requests until the latency has settled."),
+    "judge": ("judge_bootstrap.cli.judge:judge",
+              "Have answers judged: one, two against each other, or a file of them; and check the judge itself."),
     "logs": ("judge_bootstrap.cli.logs:logs", "Show or follow the logs of the loader's and the server's pods."),
     "preflight": ("judge_bootstrap.cli.preflight:preflight",
                   "Check that the cluster has what a run needs, and that we may make it."),
