@@ -640,6 +640,22 @@ _ALL = (
         2,
     ),
     Reason(
+        "BASELINE_UNUSABLE",
+        "judge",
+        "The calibration to compare with is missing, is none, or was made with other prompts, rubric or gold items.",
+        ("a typing error in the path", "it was edited by hand", "an upgrade changed the prompts"),
+        "judge-bootstrap judge calibrate --help   # make and review a new one, then commit it",
+        2,
+    ),
+    Reason(
+        "EVALUATION_MISSING",
+        "judge",
+        "The libraries that the work needs are not installed: they are an extra of the package.",
+        ("it was installed without the extra `evaluation`",),
+        "pip install 'judge-bootstrap[evaluation]'",
+        2,
+    ),
+    Reason(
         "REPORT_UNUSABLE",
         "judge",
         "What the report is to be made of is missing, or holds no results.",

@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 _CHUNK_BYTES = 65536
+_END_SECONDS = 5.0
 
 
 class Stream(Protocol):
@@ -35,13 +37,16 @@ def forward(api_client: Any, namespace: str, pod: str, port: int) -> Iterator[st
     Each connection gets a stream of its own, because the API server's carry one connection each. A connection that the
     API server or the pod refuses is closed at once, which the caller sees as a reset.
     """
-    with relay(lambda: _open_stream(api_client, namespace, pod, port)) as local_port:
+    with relay(lambda: open_stream(api_client, namespace, pod, port)) as local_port:
         yield f"http://127.0.0.1:{local_port}"
 
 
 @contextmanager
 def relay(open_stream: Callable[[], Stream]) -> Iterator[int]:
-    """Yield a local TCP port; each connection to it is carried by a new stream. All are closed when the block ends."""
+    """Yield a local TCP port; each connection to it is carried by a new stream. All are closed when the block ends.
+
+    `open_stream` is called from a thread for each connection, several at once; one that hangs keeps no other waiting.
+    """
     carried: list[_Carried] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         acceptor = threading.Thread(target=_accept, args=(server, open_stream, carried), daemon=True)
@@ -51,9 +56,12 @@ def relay(open_stream: Callable[[], Stream]) -> Iterator[int]:
         finally:
             # Closing a listening socket does not wake its accept(); shutting it down does.
             server.shutdown(socket.SHUT_RDWR)
-            acceptor.join(5)
+            acceptor.join(_END_SECONDS)
             for one in carried:
-                one.end()
+                one.wake()
+            give_up = time.monotonic() + _END_SECONDS
+            for one in carried:
+                one.join(max(0.0, give_up - time.monotonic()))
 
 
 def _accept(server: socket.socket, open_stream: Callable[[], Stream], carried: list[_Carried]) -> None:
@@ -62,48 +70,63 @@ def _accept(server: socket.socket, open_stream: Callable[[], Stream], carried: l
             connection, _ = server.accept()
         except OSError:
             return
-        try:
-            stream = open_stream()
-        except Exception:  # whatever the client raises, the caller's connection must not hang
-            connection.close()
-            continue
-        carried.append(_Carried(connection, stream))
+        carried[:] = [one for one in carried if not one.is_over]
+        carried.append(_Carried(connection, open_stream))
 
 
 class _Carried:
-    """One connection and the stream that carries it, with a thread for each direction."""
+    """One connection and the stream that carries it, with a thread for each direction; closed when either side ends."""
 
-    def __init__(self, connection: socket.socket, stream: Stream) -> None:
-        self._connection, self._stream = connection, stream
-        ways = ((connection, stream), (stream, connection))
-        self._pumps = [threading.Thread(target=self._pump, args=way, daemon=True) for way in ways]
-        for pump in self._pumps:
-            pump.start()
+    def __init__(self, connection: socket.socket, open_stream: Callable[[], Stream]) -> None:
+        self._connection, self._open_stream = connection, open_stream
+        self._stream: Stream | None = None
+        self._woken = False
+        self._thread = threading.Thread(target=self._carry, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether both sides are closed."""
+        return not self._thread.is_alive()
+
+    def wake(self) -> None:
+        """End both directions."""
+        self._woken = True
+        # Only shutting down wakes a thread in recv(); closing would not, and the number could go to another file.
+        for side in (self._connection, self._stream):
+            if side is not None:
+                with suppress(OSError):
+                    side.shutdown(socket.SHUT_RDWR)
+
+    def join(self, seconds: float) -> None:
+        """Wait until both sides are closed."""
+        self._thread.join(seconds)
+
+    def _carry(self) -> None:
+        with self._connection:
+            try:
+                self._stream = self._open_stream()
+            except Exception:  # whatever the client raises, the caller's connection must not hang
+                return
+            if self._woken:
+                self.wake()
+            back = threading.Thread(target=self._pump, args=(self._stream, self._connection), daemon=True)
+            back.start()
+            self._pump(self._connection, self._stream)
+            back.join()
+            with suppress(OSError):
+                self._stream.close()
 
     def _pump(self, source: Stream, sink: Stream) -> None:
         with suppress(OSError):
             while data := source.recv(_CHUNK_BYTES):
                 sink.sendall(data)
         # Either side's end ends both: an HTTP client never half-closes.
-        self._wake()
-
-    def _wake(self) -> None:
-        # Only shutting down wakes a thread in recv(); closing would not, and the number could go to another file.
-        for side in (self._connection, self._stream):
-            with suppress(OSError):
-                side.shutdown(socket.SHUT_RDWR)
-
-    def end(self) -> None:
-        """End both directions and close both sides."""
-        self._wake()
-        for pump in self._pumps:
-            pump.join(5)
-        self._connection.close()
-        with suppress(OSError):
-            self._stream.close()
+        self.wake()
 
 
-def _open_stream(api_client: Any, namespace: str, pod: str, port: int) -> Stream:
+def open_stream(api_client: Any, namespace: str, pod: str, port: int) -> Stream:
+    """Return a new connection to a port of a pod. Raises what the Kubernetes client does when it is refused."""
     from kubernetes import client, stream
 
     # portforward() replaces the client's request method while it runs: that of a copy, so that several at once, or a

@@ -17,6 +17,7 @@ from judge_bootstrap.core.errors import BootstrapError, ExitCode
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from judge_bootstrap.adapters.judge_pods import ReadyPod
     from judge_bootstrap.adapters.judge_requests import Answered
     from judge_bootstrap.cli.cluster_settings import ClusterSettings
     from judge_bootstrap.core.settling import Figures
@@ -29,18 +30,10 @@ TELL_SECONDS = 2.0
 FEWEST_REQUESTS = 10
 
 
-@dataclass(frozen=True)
-class Server:
-    """A ready pod and the name its model answers to."""
-
-    pod: str
-    model: str
-
-
 class Site(Protocol):
     """The ready pods, and how one is asked; tests give their own."""
 
-    def servers(self) -> list[Server]:
+    def servers(self) -> list[ReadyPod]:
         """Return the ready pods. Raises BootstrapError when the cluster does not say."""
 
     def forward(self, pod: str) -> AbstractContextManager[str]:
@@ -62,20 +55,11 @@ class ClusterSite:
         self._key = read_api_key(self._api_client, settings.namespace, settings.api_key_secret_name)
         self.forward = forwarder(self._api_client, settings.namespace, settings.port)
 
-    def servers(self) -> list[Server]:
+    def servers(self) -> list[ReadyPod]:
         """Return the pods that are ready, with the first of the names that they serve under."""
-        from judge_bootstrap.adapters.objects import listed
-        from judge_bootstrap.core.health import served_names
-        from judge_bootstrap.core.kube_objects import condition, name_of
+        from judge_bootstrap.adapters.judge_pods import ready_pods
 
-        found = []
-        for pod in listed(self._api_client, "v1", "Pod", namespace=self._settings.namespace,
-                          labels=self._settings.serving_pods):
-            ready = (condition(pod, "Ready") or {}).get("status") == "True"
-            names = served_names(pod)
-            if ready and names and "deletionTimestamp" not in pod["metadata"]:
-                found.append(Server(name_of(pod), names[0]))
-        return found
+        return ready_pods(self._api_client, self._settings.namespace, self._settings.serving_pods)
 
     def ask(self, base_url: str, model: str, number: int, seconds: float) -> Answered:
         """Send one request."""
@@ -159,7 +143,7 @@ class _Pace:
         self._app, self._env, self._requests, self._give_up, self._clock = app, env, requests, give_up, clock
         self._telling = threading.Lock()
 
-    def warm(self, site: Site, server: Server) -> Outcome:
+    def warm(self, site: Site, server: ReadyPod) -> Outcome:
         """Send requests to one pod until its latency has settled. Never raises for what the pod does."""
         from judge_bootstrap.core.problems import one_line
         from judge_bootstrap.core.settling import figures, has_settled

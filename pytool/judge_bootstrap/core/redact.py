@@ -89,9 +89,17 @@ def secrets_of(environment: Mapping[str, str]) -> set[str]:
     return found
 
 
+_remembered: set[str] = set()
+
+
+def remember(secret: str) -> None:
+    """Have a secret masked from now on that came from elsewhere than the environment: a file, or the cluster."""
+    _remembered.add(secret)
+
+
 def redactor() -> Redactor:
-    """Return the redactor for this process's environment as it is now."""
-    return _cached(tuple(sorted(secrets_of(os.environ))))
+    """Return the redactor for this process's environment as it is now, and for what it was told to remember."""
+    return _cached(tuple(sorted(secrets_of(os.environ) | _remembered)))
 
 
 @lru_cache(maxsize=8)

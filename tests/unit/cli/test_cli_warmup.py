@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +16,12 @@ from click.testing import CliRunner, Result
 from cluster_desks import shipped_variables
 from fakes_cli import Desk
 from fakes_kube import FakeKube
+from judge_bootstrap.adapters.judge_pods import ReadyPod
 from judge_bootstrap.adapters.judge_requests import Answered, judge_timed, pairs, request_body
 from judge_bootstrap.adapters.parallel import each
 from judge_bootstrap.cli.context import AppContext
 from judge_bootstrap.cli.main import cli
-from judge_bootstrap.cli.warmup import ClusterSite, Server
+from judge_bootstrap.cli.warmup import ClusterSite
 from judge_bootstrap.core.errors import BootstrapError
 from judge_bootstrap.core.settling import WINDOW
 from pod_servers import PodServer, served, serving
@@ -37,8 +39,8 @@ class FakeSite:
     def __call__(self, _settings: Any) -> FakeSite:
         return self
 
-    def servers(self) -> list[Server]:
-        return [Server(pod, "org/judge") for pod in self.pods]
+    def servers(self) -> list[ReadyPod]:
+        return [ReadyPod(pod, "org/judge") for pod in self.pods]
 
     @contextmanager
     def forward(self, pod: str) -> Iterator[str]:
@@ -181,7 +183,8 @@ def test_a_request_is_what_the_client_would_send() -> None:
     from judge_client import RESPONSE_SCHEMA, build_judge_prompt
 
     body = request_body("org/judge", 2)
-    assert body["messages"] == build_judge_prompt(*pairs()[2])
+    (fence,) = re.findall(r"between the markers (\S+)\.", body["messages"][-1]["content"])
+    assert body["messages"] == build_judge_prompt(*pairs()[2], fence=fence)
     assert body["response_format"] == {"type": "json_schema", "json_schema": {
         "name": "verdict", "schema": RESPONSE_SCHEMA, "strict": True}}
     assert (body["model"], body["temperature"]) == ("org/judge", 0.0)
@@ -248,4 +251,4 @@ def test_only_ready_pods_that_stay_are_warmed_up() -> None:
     put("going", "True", deletionTimestamp="2026-11-28T11:00:00Z")
     settings: Any = SimpleNamespace(connect=lambda: kube, namespace="llm-judge", api_key_secret_name=None, port=8000,
                                     serving_pods="app.kubernetes.io/name=judge-inference")
-    assert ClusterSite(settings).servers() == [Server("ready", "org/judge")]
+    assert ClusterSite(settings).servers() == [ReadyPod("ready", "org/judge")]
