@@ -672,6 +672,21 @@ _ALL = (
         3,
     ),
     Reason(
+        "OUTPUT_IN_USE",
+        "judge",
+        "Another process writes the same output now.",
+        ("the same command runs in another terminal, or as a job",),
+        "pgrep -af 'judge (batch|compare)'   # wait for it, or give another --out",
+        3,
+    ),
+    Reason(
+        "OUTPUT_UNWRITABLE",
+        "judge",
+        "The output, or what stands beside it (journal, summary), cannot be written. What is judged already is kept.",
+        ("the disk is full", "a folder that is read-only, or is not there"),
+        "df -h DIR; ls -ld DIR   # then run the same command again: it goes on where it was",
+    ),
+    Reason(
         "JOURNAL_MISMATCH",
         "judge",
         "A batch was begun with this output, of other items or with another prompt, rubric or model. It is left alone.",
