@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from judge_client import AsyncJudgeClient, JudgeClient, Rubric
     from judge_client.errors import InputProblem
 
+    from judge_bootstrap.adapters.judge_pods import ReadyPod
+    from judge_bootstrap.cli.cluster_settings import ClusterSettings
     from judge_bootstrap.cli.context import AppContext
 
 TIMEOUT_SECONDS = 60.0
@@ -45,6 +47,45 @@ class ServerChoice:
     rubric: str | None = None
     timeout_seconds: float = TIMEOUT_SECONDS
     extra: tuple[str, ...] = ()
+
+
+class Cluster(Protocol):
+    """The cluster of an environment; tests give their own."""
+
+    def pods(self) -> Sequence[ReadyPod]:
+        """Return the ready pods. Raises BootstrapError when the cluster does not say."""
+
+    def key(self) -> str | None:
+        """Return the API key that they want, None for none. Raises BootstrapError."""
+
+    def forward(self, model: str) -> AbstractContextManager[str]:
+        """Return a context with a base URL that leads to those that serve the model."""
+
+
+class RealCluster:
+    """The real one."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self._settings, self._api_client = settings, settings.connect()
+
+    def pods(self) -> Sequence[ReadyPod]:
+        """Return the ready pods."""
+        from judge_bootstrap.adapters.judge_pods import ready_pods
+
+        return ready_pods(self._api_client, self._settings.namespace, self._settings.serving_pods)
+
+    def key(self) -> str | None:
+        """Return the key in the Secret."""
+        from judge_bootstrap.adapters.kube_secrets import read_api_key
+
+        return read_api_key(self._api_client, self._settings.namespace, self._settings.api_key_secret_name)
+
+    def forward(self, model: str) -> AbstractContextManager[str]:
+        """Return the port-forward."""
+        from judge_bootstrap.adapters.judge_pods import forward_to_all
+
+        return forward_to_all(self._api_client, self._settings.namespace, self._settings.serving_pods,
+                              self._settings.port, model)
 
 
 @dataclass(frozen=True)
@@ -72,6 +113,27 @@ class OpenJudge:
         from judge_client.async_client import AsyncJudgeClient
 
         return AsyncJudgeClient(**self._options(), **options)
+
+    def error_of(self, reason: str, message: str) -> BootstrapError:
+        """Return why there is no verdict as the CLI's error: the client's reason and words, and the next command."""
+        return BootstrapError(message, reason=reason, hint=self._hint(reason, message))
+
+    def _hint(self, reason: str, message: str) -> str:
+        ours = f"judge-bootstrap --env {self.env}" if self.env else None
+        look = f"{ours} health" if ours else f"curl -sS {self.base_url}/v1/models"
+        if reason == "SERVER_UNREACHABLE" and self.base_url.startswith("https:") and "SSL" in message:
+            return f"--url http{self.base_url.removeprefix('https')}, if the server speaks http"
+        if reason == "SERVER_TIMEOUT":
+            return f"--timeout {2 * self.timeout_seconds:g}, or {look}"
+        if reason == "SERVER_DENIED":
+            return f"{ours} secrets apply --check" if ours else f"--api-key-file FILE, or export {KEY_VARIABLE}"
+        if reason == "WRONG_MODEL_SERVED":
+            return f"--model NAME, with a name that is served: {look}"
+        if reason == "SERVER_RATE_LIMITED":
+            return "run the same command again later"
+        if reason.startswith("REPLY_") or reason == "VOTES_MISSING":
+            return f"{ours} logs" if ours else "see the server's log: does it know the response format json_schema?"
+        return look
 
     def _options(self) -> dict[str, Any]:
         from judge_client.judging import Policy
@@ -115,23 +177,22 @@ def open_judge(app: AppContext, server: ServerChoice) -> Iterator[OpenJudge]:
     rubric = _rubric(server.rubric)
     if server.url is not None:
         url = checked_url(server.url)
-        key = _key_in(server.api_key_file) or os.environ.get(KEY_VARIABLE) or NO_KEY
-        yield OpenJudge(url, server.model, key, rubric, server.timeout_seconds)
+        key = _key_in(server.api_key_file) or os.environ.get(KEY_VARIABLE)
+        yield OpenJudge(url, server.model, _kept(key), rubric, server.timeout_seconds)
         return
     if app.env is None:
         raise UsageProblem("nothing says which server judges",
                            hint="add --url http://HOST:PORT (any server with OpenAI's API), or --env ENV for the judge "
                                 "of an environment")
-    with _judge_of_environment(app, server) as (base_url, model, found):
-        key = _key_in(server.api_key_file) or found or NO_KEY
-        yield OpenJudge(base_url, server.model or model, key, rubric, server.timeout_seconds, app.env)
+    with _judge_of_environment(app, server) as (base_url, model, key):
+        yield OpenJudge(base_url, server.model or model, _kept(key), rubric, server.timeout_seconds, app.env)
 
 
-def checked_url(url: str) -> str:
+def checked_url(url: str, name: str = "--url") -> str:
     """Return a server's root URL. Raises UsageProblem for what is none, without showing credentials in it."""
-    hint = "--url http://HOST:PORT, as in http://127.0.0.1:8000"
+    hint = f"{name} http://HOST:PORT, as in http://127.0.0.1:8000"
     if "@" in url:
-        raise UsageProblem("--url holds credentials, wanted them in a file: what is typed ends up in logs",
+        raise UsageProblem(f"{name} holds credentials, wanted them in a file: what is typed ends up in logs",
                            hint="--api-key-file FILE, or the variable JUDGE_API_KEY")
     try:
         parts = urlsplit(url)
@@ -139,7 +200,7 @@ def checked_url(url: str) -> str:
     except ValueError:
         usable = False
     if not usable or parts.query or parts.fragment:
-        raise UsageProblem(f"--url is {url!r}, wanted the address of a server", hint=hint)
+        raise UsageProblem(f"{name} is {url!r}, wanted the address of a server", hint=hint)
     return url.rstrip("/").removesuffix("/v1")
 
 
@@ -163,6 +224,15 @@ def _rubric(path: str | None) -> Rubric:
     return load_rubric(path)
 
 
+def _kept(key: str | None) -> str:
+    """Return the key to send, which is masked from now on in whatever is printed."""
+    from judge_bootstrap.core.redact import remember
+
+    if key:
+        remember(key)
+    return key or NO_KEY
+
+
 def _key_in(path: str | None) -> str | None:
     from judge_bootstrap.adapters.judge_check import read_key_file
 
@@ -172,22 +242,21 @@ def _key_in(path: str | None) -> str | None:
 @contextmanager
 def _judge_of_environment(app: AppContext, server: ServerChoice) -> Iterator[tuple[str, str | None, str | None]]:
     """Yield the environment's judge as its base URL, its model's name and its API key."""
-    from judge_bootstrap.adapters.kube_secrets import read_api_key
-    from judge_bootstrap.adapters.port_forward import forward
     from judge_bootstrap.cli.cluster_settings import read_cluster_settings
-    from judge_bootstrap.cli.warmup import ClusterSite
 
     settings = read_cluster_settings(app, server.extra)
     values = app.get_services().render(settings.variables, _ENDPOINT, settings.inventory_dir)
     if url := values.get("vllm_k8s_endpoint_url"):
-        yield checked_url(str(url)), None, _key_in(values.get("vllm_k8s_endpoint_key_file"))
+        key_file = server.api_key_file or values.get("vllm_k8s_endpoint_key_file")
+        yield checked_url(str(url), "vllm_k8s_endpoint_url"), None, _key_in(key_file)
         return
-    site = ClusterSite(settings)
-    pods = site.servers()
+    cluster: Cluster = (app.extra.get("judge") or RealCluster)(settings)
+    pods = cluster.pods()
     if not pods:
         raise BootstrapError(f"no pod of {settings.namespace}/{settings.service_name} is ready, so no judge can be "
                              "asked", reason="POD_PENDING", hint=f"judge-bootstrap --env {settings.env} health")
-    api_client = settings.connect()
-    key = read_api_key(api_client, settings.namespace, settings.api_key_secret_name)
-    with forward(api_client, settings.namespace, pods[0].pod, settings.port) as base_url:
-        yield base_url, pods[0].model, key
+    model = server.model or pods[0].model
+    # The Secret is not asked for where a key is given: not everybody who may judge may read it.
+    key = _key_in(server.api_key_file) or cluster.key()
+    with cluster.forward(model) as base_url:
+        yield base_url, model, key
