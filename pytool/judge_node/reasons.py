@@ -595,6 +595,13 @@ _ALL = (
         "run it again; the message says what became of one of them",
     ),
     Reason(
+        "VERDICT_SUSPECT",
+        "judge",
+        "There is a score, and the judged text gives grounds not to trust it (asked for by --fail-on-suspect).",
+        ("the answer speaks to the judge, or asks for a score", "it is empty, or an opener only", "the votes disagree"),
+        "judge-bootstrap judge score --json ...   # the grounds stand in the verdict, with the words that were found",
+    ),
+    Reason(
         "COVERAGE_LOW",
         "judge",
         "Fewer items of a batch are scored than its floor asks for, so its mean says little.",
