@@ -6,13 +6,12 @@ They only ever fail a batch as a whole: no verdict is changed for them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from judge_client.errors import InputProblem
-from judge_client.verdict import Verdict
 
 Expected = Literal["good", "bad"]
 
@@ -58,19 +57,26 @@ class Sighting:
                 "position": self.position}
 
     @classmethod
-    def from_dict(cls, document: dict[str, Any]) -> Self:
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """Return what to_dict() wrote. Raises LookupError for anything else."""
         return cls(*(document[name] for name in ("name", "expect", "score", "ok", "position")))
 
 
-def sighting(canary: Canary, verdict: Verdict, position: int, before: Iterable[Sighting]) -> Sighting:
-    """Return how a canary did: by itself, and against the first score that this batch has of it."""
-    score = verdict.score
-    if score is None:
-        return Sighting(canary.name, canary.expect, None, None, position)
-    first = next((one.score for one in before if one.name == canary.name and one.score is not None), score)
-    as_expected = score >= LEAST_GOOD if canary.expect == "good" else score <= MOST_BAD
-    return Sighting(canary.name, canary.expect, score, as_expected and abs(score - first) <= LARGEST_MOVE, position)
+def sightings(kept: Iterable[Mapping[str, Any]]) -> tuple[Sighting, ...]:
+    """Return how each canary did, in the order of their positions, from what Sighting.to_dict() gave of each.
+
+    Its score is held against what its kind should get, and against the first score that the batch has of it.
+    """
+    first: dict[str, int] = {}
+    found = []
+    for one in sorted((Sighting.from_dict(each) for each in kept), key=lambda one: one.position):
+        score = one.score
+        ok = None
+        if score is not None:
+            as_expected = score >= LEAST_GOOD if one.expect == "good" else score <= MOST_BAD
+            ok = as_expected and abs(score - first.setdefault(one.name, score)) <= LARGEST_MOVE
+        found.append(replace(one, ok=ok))
+    return tuple(found)
 
 
 def are_ok(sightings: Sequence[Sighting]) -> bool:

@@ -84,7 +84,7 @@ def _item(place: str, number: int, row: Mapping[str, Any], pairs: bool) -> Item 
         name = number
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise _problem(place, f"id is {_shown(name)}, wanted text or a whole number")
-    texts = []
+    texts: dict[str, str] = {}
     for wanted, columns in _COLUMNS[pairs].items():
         column = next((one for one in columns if one in left), None)
         if column is None:
@@ -92,8 +92,8 @@ def _item(place: str, number: int, row: Mapping[str, Any], pairs: bool) -> Item 
         text = left.pop(column)
         if not isinstance(text, str):
             raise _problem(place, f"{column} is {_shown(text)}, wanted text")
-        texts.append(text)
-    return PairItem(str(name), *texts, left) if pairs else Item(str(name), *texts, left)
+        texts[wanted] = text
+    return PairItem(str(name), extra=left, **texts) if pairs else Item(str(name), extra=left, **texts)
 
 
 def _missing(place: str, wanted: str, columns: Sequence[str], row: Mapping[str, Any], pairs: bool) -> InputProblem:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class BatchStopped(Exception):
     """A batch that could not go on. `reason` is a code (judge-node reasons), `hint` the next command."""
@@ -9,3 +11,9 @@ class BatchStopped(Exception):
     def __init__(self, message: str, *, reason: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message, self.reason, self.hint = message, reason, hint
+
+
+def unwritable(path: Path, error: OSError) -> BatchStopped:
+    """Return what a file that cannot be written stops a batch with."""
+    return BatchStopped(f"{path} cannot be written: {error.strerror or error}", reason="OUTPUT_UNWRITABLE",
+                        hint=f"df -h {path.parent}; ls -ld {path.parent}   # then the same command again: it goes on")
