@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from judge_client.cleaning import MAX_CHARACTERS
-from judge_client.judging import Answer, Failure, Judging, Pause, Policy, Request, Result, Steps, Watch
+from judge_client.exchange import Answer, Failure, Pause, Policy, Request, Result, Steps, Watch
+from judge_client.judging import Judging
 from judge_client.pairs import Comparison, compare
 from judge_client.rubric import DEFAULT_RUBRIC, Rubric
 from judge_client.transport import AsyncTransport, key_of
@@ -16,6 +17,16 @@ from judge_client.votes import check_votes, combine
 
 if TYPE_CHECKING:
     from judge_client.batch import Item
+
+
+class Transport(Protocol):
+    """What sends a conversation's requests: AsyncTransport, or what stands before one."""
+
+    async def send(self, request: Request) -> Answer:
+        """Return the server's answer, whatever its status. Raises Failure when there is none."""
+
+    async def close(self) -> None:
+        """Close the connections."""
 
 
 class AsyncJudgeClient:
@@ -43,14 +54,14 @@ class AsyncJudgeClient:
         self._set(judging, AsyncTransport(judging.root_url, key_of(api_key), timeout_seconds, http_client))
 
     @classmethod
-    def of(cls, judging: Judging, transport: AsyncTransport) -> Self:
+    def of(cls, judging: Judging, transport: Transport) -> Self:
         """Return a client of these conversations and this transport."""
         made = cls.__new__(cls)
         made._set(judging, transport)
         return made
 
-    def _set(self, judging: Judging, transport: AsyncTransport) -> None:
-        self.judging, self._transport = judging, transport
+    def _set(self, judging: Judging, transport: Transport) -> None:
+        self.judging, self.transport = judging, transport
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,7 +71,7 @@ class AsyncJudgeClient:
 
     async def close(self) -> None:
         """Close the connections, unless they belong to the caller's http_client. A later call opens new ones."""
-        await self._transport.close()
+        await self.transport.close()
 
     @property
     def rubric(self) -> Rubric:
@@ -104,7 +115,7 @@ class AsyncJudgeClient:
                     await asyncio.sleep(step.seconds)
                     continue
                 try:
-                    answer = await self._transport.send(step)
+                    answer = await self.transport.send(step)
                 except Failure as found:
                     failure = found
         except StopIteration as ended:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from judge_client.cleaning import MAX_CHARACTERS
-from judge_client.judging import Answer, Failure, Judging, Pause, Policy, Request, Result, Steps
+from judge_client.exchange import Answer, Failure, Pause, Policy, Request, Result, Steps
+from judge_client.judging import Judging
 from judge_client.pairs import Comparison, compare
 from judge_client.rubric import DEFAULT_RUBRIC, Rubric
 from judge_client.transport import SyncTransport, key_of
@@ -28,9 +29,10 @@ class JudgeClient:
     environment. Texts longer than `max_characters` are cut in the middle, and their verdict's provenance says so.
 
     Failures are verdicts too (status `unscored` or `error`, score None): `judge` raises TypeError for arguments that
-    are not text, and for nothing else. One client may be used by several threads.
+    are not text, ValueError for votes or a fence that cannot be, and nothing else. One client may be used by several
+    threads.
 
-    Raises ValueError for a base_url that is not http(s), and for limits that are not positive.
+    Raises ValueError for a base_url that is not http(s), a key that no header can carry, and limits that cannot be.
     """
 
     def __init__(

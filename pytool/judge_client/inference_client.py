@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
 from typing import Any, Final, Self
 
 from judge_client.client import JudgeClient
-from judge_client.judging import Policy
+from judge_client.exchange import Policy, root_of
 from judge_client.verdict import Status
 
 DEFAULT_HOST: Final = "judge-inference-service"
@@ -35,19 +36,23 @@ class JudgeInferenceClient:
         host = host if host is not None else told["host"] if told["host"] is not None else DEFAULT_HOST
         port = port if port is not None else told["port"] if told["port"] is not None else DEFAULT_PORT
         model_name = model_name if model_name is not None else told["model_name"]
-        if not isinstance(host, str) or not host or any(one in host for one in "/@?# "):
-            raise ValueError(f"services.judge_inference.host is {host!r}, wanted a host name or address")
         # Settings documents carry numbers as text now and then; a bool is no number.
         if isinstance(port, bool) or not str(port).isascii() or not str(port).isdigit() or not 0 < int(port) < 65536:
             raise ValueError(f"services.judge_inference.port is {port!r}, wanted a number from 1 to 65535")
         if model_name is not None and (not isinstance(model_name, str) or not model_name):
             raise ValueError(f"judge.model_name is {model_name!r}, wanted the name that the server serves")
-        shown_host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        self.base_url = f"http://{shown_host}:{int(port)}/v1"
+        try:
+            if not isinstance(host, str) or not host or any(one in host for one in "/@?#"):
+                raise ValueError
+            shown_host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+            self.base_url = f"{root_of(f'http://{shown_host}:{int(port)}')}/v1"
+        except ValueError:
+            raise ValueError(f"services.judge_inference.host is {host!r}, wanted a host name or address") from None
         self.model_name = model_name
         self._zero_on_failure = zero_on_failure
         self._options: dict[str, Any] = {"api_key": api_key, "timeout_seconds": timeout_seconds}
         self._clients: dict[str | None, JudgeClient] = {}
+        self._lock = Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -57,9 +62,10 @@ class JudgeInferenceClient:
 
     def close(self) -> None:
         """Close the connections. A later call opens new ones."""
-        for client in self._clients.values():
+        with self._lock:
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
             client.close()
-        self._clients.clear()
 
     def judge(self, original_prompt: str, model_response: str, model: str | None = None) -> dict[str, Any]:
         """Return {"score", "reasoning", "categories", "model", "latency_ms"}, and on failure "reason", too.
@@ -80,9 +86,10 @@ class JudgeInferenceClient:
         return self._client(self.model_name).is_healthy()
 
     def _client(self, model: str | None) -> JudgeClient:
-        if model not in self._clients:
-            self._clients[model] = JudgeClient(self.base_url, model, **self._options)
-        return self._clients[model]
+        with self._lock:
+            if model not in self._clients:
+                self._clients[model] = JudgeClient(self.base_url, model, **self._options)
+            return self._clients[model]
 
 
 def _setting(settings: Mapping[str, Any], path: tuple[str, ...]) -> Any:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Self
 
-from judge_client.judging import Asked, Judging, Steps, Task, Watch
+from judge_client.exchange import Steps, Watch
+from judge_client.judging import Asked, Judging, Task
 from judge_client.pair_prompts import (
     PAIR_SCHEMA,
     PairReply,
@@ -82,14 +83,18 @@ class Comparison:
 
 def compare(judging: Judging, original_prompt: str, response_a: str, response_b: str, *,
             watch: Watch | None = None) -> Steps[Comparison]:
-    """Ask which of two responses is the better one, in both orders."""
+    """Ask which of two responses is the better one, in both orders. Raises TypeError for texts that are not text."""
+    for name, text in (("response_a", response_a), ("response_b", response_b)):
+        if not isinstance(text, str):
+            raise TypeError(f"{name} is {type(text).__name__}, wanted str")
     asked = []
     for first, second in ((response_a, response_b), (response_b, response_a)):
         asked.append((yield from judging.ask(_task(judging, original_prompt, first, second), watch=watch)))
         if asked[-1].reply is None:
             break
-    return _combined(judging, asked, tuple(examine(original_prompt, response, rubric=judging.rubric)
-                                           for response in (response_a, response_b)))  # type: ignore[arg-type]
+    changes = asked[0].provenance.changes
+    return _combined(asked, (examine(original_prompt, response_a, changes.get("first"), judging.rubric),
+                             examine(original_prompt, response_b, changes.get("second"), judging.rubric)))
 
 
 def _task(judging: Judging, original_prompt: str, first: str, second: str) -> Task[PairReply]:
@@ -102,7 +107,7 @@ def _task(judging: Judging, original_prompt: str, first: str, second: str) -> Ta
     )  # fmt: skip
 
 
-def _combined(judging: Judging, asked: Sequence[Asked[PairReply]],
+def _combined(asked: Sequence[Asked[PairReply]],
               grounds: tuple[tuple[Ground, ...], tuple[Ground, ...]]) -> Comparison:
     read = [(Winner.A, Winner.B), (Winner.B, Winner.A)]
     orders = [None if one.reply is None else _winner(one.reply.winner, *places)

@@ -73,7 +73,8 @@ def expect_keys(value: object, names: Sequence[str], what: str) -> None:
     missing = [name for name in names if name not in value]
     extra = [name for name in value if name not in names]
     if missing or extra:
-        found = [*(f"no {name}" for name in missing), *(f"unknown {name[:40]!r}" for name in extra)]
+        # A reply may hold thousands of keys: three tell enough.
+        found = [*(f"no {name}" for name in missing), *(f"unknown {name[:40]!r}" for name in extra[:3])]
         raise InvalidReply(f"{what} has {', '.join(found)}, wanted exactly {', '.join(names)}")
 
 
@@ -86,7 +87,9 @@ def shown(value: object) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise InvalidReply(f"reply names a key twice: {', '.join(key for key, _ in pairs)}")
+        keys = [key for key, _ in pairs]
+        twice = next(key for position, key in enumerate(keys) if key in keys[:position])
+        raise InvalidReply(f"reply names a key twice: {twice[:40]!r}")
     return found
 
 

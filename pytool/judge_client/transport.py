@@ -8,9 +8,11 @@ first call.
 from __future__ import annotations
 
 import os
+import re
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from judge_client.judging import Answer, Failure, Request
+from judge_client.exchange import Answer, Failure, Request
 from judge_client.verdict import Reason
 
 if TYPE_CHECKING:
@@ -22,83 +24,145 @@ NO_KEY: Final = "EMPTY"
 
 
 def key_of(api_key: str | None) -> str:
-    """Return the API key to send: the one given, else that of the environment, else NO_KEY."""
-    return api_key or os.environ.get(KEY_VARIABLE) or NO_KEY
+    """Return the API key to send: the one given, else that of the environment, else NO_KEY.
+
+    White space around it is left out: files of keys end in a line break. Raises ValueError, which does not show it, for
+    a key that no header can carry.
+    """
+    for place, key in (("api_key", api_key), (KEY_VARIABLE, os.environ.get(KEY_VARIABLE))):
+        if key and (key := key.strip()):
+            if not re.fullmatch(r"[!-~]+", key):
+                raise ValueError(f"{place} holds white space or characters beyond ASCII, wanted one key")
+            return key
+    return NO_KEY
 
 
-class SyncTransport:
-    """Sends for JudgeClient. `http_client` is an httpx client of the caller's, which is never closed here."""
+class _Transport:
+    """What both transports share. `http_client` is an httpx client of the caller's, which is never closed here."""
 
     def __init__(self, root_url: str, api_key: str, timeout_seconds: float, http_client: Any = None) -> None:
-        self._options: dict[str, Any] = {"base_url": f"{root_url}/v1", "api_key": api_key, "timeout": timeout_seconds,
-                                         "max_retries": 0, "http_client": http_client}
-        self._root_url, self._timeout_seconds = root_url, timeout_seconds
-        self._client: openai.OpenAI | None = None
+        self._root_url, self._api_key, self._timeout_seconds = root_url, api_key, timeout_seconds
+        self._http_client = http_client
+
+    def _options(self) -> dict[str, Any]:
+        """Return the arguments of the SDK's client. What its environment says of OpenAI is for OpenAI alone."""
+        import openai
+
+        nothing: Any = openai.Omit()
+        return {"base_url": f"{self._root_url}/v1", "api_key": self._api_key, "timeout": self._timeout_seconds,
+                "max_retries": 0, "http_client": self._http_client, "default_headers": {
+                    "OpenAI-Organization": nothing, "OpenAI-Project": nothing,
+                    "Authorization": f"Bearer {self._api_key}"}}
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        from judge_client.bounds import http_library
+
+        told: dict[str, Any] = {"cast_to": http_library().Response, "options": {"timeout": request.timeout_seconds}}
+        return told if request.body is None else {**told, "body": dict(request.body)}
+
+    def _answer(self, response: Any) -> Answer:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        # JSON is UTF-8, whatever charset the server names: Python knows some that are no text at all.
+        return Answer(response.status_code, self._without_key(response.content.decode("utf-8", "replace")), headers)
+
+    def _failure(self, request: Request, error: Exception) -> Failure:
+        """Return why there is no answer: whatever the SDK and what is below it raise, a verdict must come of it."""
+        import openai
+
+        url = f"{self._root_url}{request.path}"
+        if isinstance(error, openai.APITimeoutError | TimeoutError):
+            return Failure(Reason.SERVER_TIMEOUT, f"{url} did not answer within {request.timeout_seconds:.3g} s")
+        cause = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
+        return Failure(Reason.SERVER_UNREACHABLE, f"{url}: {self._without_key(str(cause)) or type(cause).__name__}")
+
+    def _without_key(self, text: str) -> str:
+        """Return `text` without the API key, which some servers repeat when they refuse it."""
+        return text if self._api_key == NO_KEY else text.replace(self._api_key, "(the API key)")
+
+
+class SyncTransport(_Transport):
+    """Sends for JudgeClient, from any number of threads."""
+
+    _client: openai.OpenAI | None = None
+
+    def __init__(self, root_url: str, api_key: str, timeout_seconds: float, http_client: Any = None) -> None:
+        super().__init__(root_url, api_key, timeout_seconds, http_client)
+        self._lock = threading.Lock()
 
     def send(self, request: Request) -> Answer:
         """Return the server's answer, whatever its status. Raises Failure when there is none."""
         import openai
 
-        if self._client is None:
-            self._client = openai.OpenAI(**self._options)
-        client, url = self._client, f"{self._root_url}{request.path}"
+        client = self._opened()
+        method = client.get if request.method == "GET" else client.post
         try:
-            if request.method == "GET":
-                return Answer(200, client.get(url, cast_to=str))
-            return _answer(client.chat.completions.with_raw_response.create(**request.body or {}))
+            return self._answer(method(f"{self._root_url}{request.path}", **self._arguments(request)))
         except openai.APIStatusError as error:
-            return _answer(error.response)
-        except openai.APIConnectionError as error:
-            raise _failure(url, error, self._timeout_seconds) from None
+            return self._answer(error.response)
+        except Failure:
+            raise
+        except Exception as error:
+            raise self._failure(request, error) from None
+
+    def _opened(self) -> openai.OpenAI:
+        import openai
+
+        from judge_client.bounds import sync_client
+
+        with self._lock:
+            if self._client is None:
+                options = self._options()
+                self._client = openai.OpenAI(
+                    **{**options, "http_client": options["http_client"] or sync_client(self._root_url)})
+            return self._client
 
     def close(self) -> None:
         """Close the connections. A later request opens new ones."""
-        if self._client is not None and self._options["http_client"] is None:
-            self._client.close()
-        self._client = None
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None and self._http_client is None:
+            client.close()
 
 
-class AsyncTransport:
-    """Sends for AsyncJudgeClient; otherwise as SyncTransport."""
+class AsyncTransport(_Transport):
+    """Sends for AsyncJudgeClient, from one event loop at a time."""
 
-    def __init__(self, root_url: str, api_key: str, timeout_seconds: float, http_client: Any = None) -> None:
-        self._options: dict[str, Any] = {"base_url": f"{root_url}/v1", "api_key": api_key, "timeout": timeout_seconds,
-                                         "max_retries": 0, "http_client": http_client}
-        self._root_url, self._timeout_seconds = root_url, timeout_seconds
-        self._client: openai.AsyncOpenAI | None = None
+    _client: openai.AsyncOpenAI | None = None
+    _loop: object = None
 
     async def send(self, request: Request) -> Answer:
         """Return the server's answer, whatever its status. Raises Failure when there is none."""
+        import asyncio
+
         import openai
 
-        if self._client is None:
-            self._client = openai.AsyncOpenAI(**self._options)
-        client, url = self._client, f"{self._root_url}{request.path}"
+        client = self._opened(asyncio.get_running_loop())
+        method = client.get if request.method == "GET" else client.post
         try:
-            if request.method == "GET":
-                return Answer(200, await client.get(url, cast_to=str))
-            return _answer(await client.chat.completions.with_raw_response.create(**request.body or {}))
+            async with asyncio.timeout(request.timeout_seconds):
+                return self._answer(await method(f"{self._root_url}{request.path}", **self._arguments(request)))
         except openai.APIStatusError as error:
-            return _answer(error.response)
-        except openai.APIConnectionError as error:
-            raise _failure(url, error, self._timeout_seconds) from None
+            return self._answer(error.response)
+        except Failure:
+            raise
+        except Exception as error:
+            raise self._failure(request, error) from None
+
+    def _opened(self, loop: object) -> openai.AsyncOpenAI:
+        import openai
+
+        from judge_client.bounds import async_client
+
+        # Connections belong to their event loop: whoever calls asyncio.run twice has two.
+        if self._client is None or (self._loop is not loop and self._http_client is None):
+            options = self._options()
+            self._client = openai.AsyncOpenAI(
+                **{**options, "http_client": options["http_client"] or async_client(self._root_url)})
+            self._loop = loop
+        return self._client
 
     async def close(self) -> None:
         """Close the connections. A later request opens new ones."""
-        if self._client is not None and self._options["http_client"] is None:
-            await self._client.close()
-        self._client = None
-
-
-def _answer(response: Any) -> Answer:
-    return Answer(response.status_code, response.text,
-                  {name.lower(): value for name, value in response.headers.items()})
-
-
-def _failure(url: str, error: openai.APIConnectionError, timeout_seconds: float) -> Failure:
-    import openai
-
-    if isinstance(error, openai.APITimeoutError):
-        return Failure(Reason.SERVER_TIMEOUT, f"{url} did not answer within {timeout_seconds:g} s")
-    said = " ".join(str(error.__cause__ or error).split())
-    return Failure(Reason.SERVER_UNREACHABLE, f"{url}: {said or type(error.__cause__ or error).__name__}")
+        client, self._client = self._client, None
+        if client is not None and self._http_client is None:
+            await client.close()

@@ -142,6 +142,13 @@ class Verdict:
         return cls(**values)
 
 
+def one_line(text: str, most: int = 500) -> str:
+    """Return what a server said as one line of at most `most` visible characters: it ends up in terminals and pages."""
+    text = " ".join(text[:4 * most].split())
+    text = "".join(one if one.isprintable() else "?" for one in text)
+    return text if len(text) <= most else f"{text[:most - 3]}..."
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Provenance):
         return value.to_dict()

@@ -1,0 +1,129 @@
+"""The HTTP client below the SDK, with bounds on what a server may do to us.
+
+A judge's answer is a few thousand characters. One that goes on for gigabytes, unpacks to them, comes a byte a minute or
+sends us to another host is refused. What stays unbounded: in JudgeClient a server that drips its headers, of 100 KiB at
+most, holds the calling thread until they are whole (AsyncJudgeClient ends that, too). An http_client of the caller's is
+used as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import cache
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from judge_client.exchange import Failure
+from judge_client.verdict import Reason
+
+MAX_ANSWER_BYTES: Final = 4 * 2**20
+
+
+def sync_client(root_url: str) -> Any:
+    """Return the HTTP client for one server, for threads."""
+    import openai
+
+    return openai.DefaultHttpxClient(**_options(root_url), event_hooks={"response": [_bound]})
+
+
+def async_client(root_url: str) -> Any:
+    """Return the HTTP client for one server, for asyncio."""
+    import openai
+
+    return openai.DefaultAsyncHttpxClient(**_options(root_url), event_hooks={"response": [_bound_async]})
+
+
+@cache
+def http_library() -> Any:
+    """Return the HTTP library that the SDK uses: httpx for its version 2, httpx2 for 3."""
+    import importlib
+
+    import openai
+
+    return importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+
+
+def _options(root_url: str) -> dict[str, Any]:
+    # Redirects: the SDK would follow one to any host, with the texts that are judged. Encodings: a small answer gains
+    # nothing from them, and a few kilobytes of gzip can hold gigabytes.
+    options: dict[str, Any] = {"follow_redirects": False, "headers": {"accept-encoding": "identity"}}
+    host = urlsplit(root_url).hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        # A proxy's own loopback is another one than ours, which a forwarded port is on.
+        options["mounts"] = {f"all://{f'[{host}]' if ':' in host else host}": None}
+    return options
+
+
+def _bound(response: Any) -> None:
+    response.encoding = "utf-8"
+    _check_encoding(response)
+    response.stream = _streams()[0](response.stream, str(response.url), _patience(response))
+
+
+async def _bound_async(response: Any) -> None:
+    response.encoding = "utf-8"
+    _check_encoding(response)
+    response.stream = _streams()[1](response.stream, str(response.url), _patience(response))
+
+
+def _check_encoding(response: Any) -> None:
+    found = response.headers.get("content-encoding", "identity")
+    if found.strip().lower() not in ("", "identity"):
+        raise Failure(Reason.RESPONSE_INVALID, f"{response.url} answered in the encoding {found}, wanted none")
+
+
+def _patience(response: Any) -> float:
+    """Return how long the body may take: as long as the server may take to begin."""
+    seconds = response.request.extensions.get("timeout", {}).get("read")
+    return float(seconds) if seconds else float("inf")
+
+
+class _Counter:
+    """What has come of one body."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url, self._seconds = url, seconds
+        self._until = time.monotonic() + seconds
+        self._size = 0
+
+    def count(self, part: bytes) -> bytes:
+        """Return the part. Raises Failure when the body is too long, or takes too long."""
+        self._size += len(part)
+        if self._size > MAX_ANSWER_BYTES:
+            raise Failure(Reason.RESPONSE_INVALID, f"{self._url} answered more than {MAX_ANSWER_BYTES} bytes",
+                          lasting=True)
+        if time.monotonic() > self._until:
+            raise Failure(Reason.SERVER_TIMEOUT, f"{self._url} did not end its answer within {self._seconds:.3g} s")
+        return part
+
+
+@cache
+def _streams() -> tuple[Any, Any]:
+    """Return the classes of bounded streams. Their base classes are the library's, which is imported late."""
+    base: Any = http_library().SyncByteStream
+    async_base: Any = http_library().AsyncByteStream
+
+    class Bounded(base):  # type: ignore[misc]
+        def __init__(self, stream: Any, url: str, seconds: float) -> None:
+            self._stream, self._counter = stream, _Counter(url, seconds)
+
+        def __iter__(self) -> Iterator[bytes]:
+            for part in self._stream:
+                yield self._counter.count(part)
+
+        def close(self) -> None:
+            self._stream.close()
+
+    class AsyncBounded(async_base):  # type: ignore[misc]
+        def __init__(self, stream: Any, url: str, seconds: float) -> None:
+            self._stream, self._counter = stream, _Counter(url, seconds)
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for part in self._stream:
+                yield self._counter.count(part)
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    return Bounded, AsyncBounded
