@@ -9,21 +9,25 @@ from __future__ import annotations
 
 from judge_client.calibration.agreement import Matched, Pair, agreement, pairs_of
 from judge_client.calibration.baseline import Baseline, check_place, drift, read_baseline, write_baseline
-from judge_client.calibration.gold import GoldItem, built_in_gold, gold_digest, read_gold
+from judge_client.calibration.gold import GoldItem, built_in_gold, check_criteria, gold_digest, read_gold
 from judge_client.calibration.repeatability import repeatability
+from judge_client.calibration.rounds import Judged, judge_rounds
 from judge_client.calibration.statistics import Estimate, need_statistics
 
 __all__ = [
     "Baseline",
     "Estimate",
     "GoldItem",
+    "Judged",
     "Matched",
     "Pair",
     "agreement",
     "built_in_gold",
+    "check_criteria",
     "check_place",
     "drift",
     "gold_digest",
+    "judge_rounds",
     "need_statistics",
     "pairs_of",
     "read_baseline",

@@ -48,8 +48,9 @@ def pairs_of(gold: Iterable[GoldItem], records: Iterable[Mapping[str, Any]]) -> 
             items[item.id] = item
             continue
         verdict = record.get("verdict")
-        scored = isinstance(verdict, Mapping) and verdict.get("status") == "scored"
-        found.pairs.append(Pair(item.id, item.scores, dict(verdict["categories"]) if scored else None))  # type: ignore[index]
+        verdict = verdict if isinstance(verdict, Mapping) else {}
+        given = verdict.get("categories") if verdict.get("status") == "scored" else None
+        found.pairs.append(Pair(item.id, item.scores, dict(given) if isinstance(given, Mapping) else None))
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from judge_client.errors import InputProblem
-from judge_client.rubric import CRITERION_NAMES, HIGHEST, LOWEST
+from judge_client.rubric import CRITERION_NAMES, HIGHEST, LOWEST, Rubric
 
 UNUSABLE: Final = "GOLD_UNUSABLE"
 LARGEST_BYTES: Final = 256 * 1024 * 1024
@@ -80,6 +80,14 @@ def parse_gold(content: bytes, name: str, names: Sequence[str] | None = None) ->
     return tuple(items)
 
 
+def check_criteria(items: Sequence[GoldItem], name: str, rubric: Rubric) -> None:
+    """Raise InputProblem GOLD_UNUSABLE unless every item has a score for each criterion of the rubric, and no other."""
+    for item in items:
+        if found := _other_names(item.scores, rubric.names):
+            raise InputProblem(f"gold set {name}, item {item.id[:60]!r}: {found}",
+                               reason=UNUSABLE, hint=f"give a GOLD.jsonl with the scores of the rubric {rubric.name!r}")
+
+
 def gold_digest(items: Sequence[GoldItem]) -> str:
     """Return the sha256 of what is judged: ids and texts in any order. A corrected score is still the same set."""
     told = sorted([item.id, item.original_prompt, item.model_response] for item in items)
@@ -128,13 +136,8 @@ def _item(document: Mapping[str, Any], where: str, number: int, names: Sequence[
 
 
 def _check_scores(scores: Mapping[str, Any], where: str, names: Sequence[str] | None) -> None:
-    missing = [name for name in names or () if name not in scores]
-    unknown = [name[:60] for name in scores if names is not None and name not in names]
-    if missing or unknown:
-        found = " and ".join(filter(None, [
-            f"no score for {', '.join(missing)}" if missing else "",
-            f"scores for {', '.join(unknown)}, which the rubric does not have" if unknown else ""]))
-        raise _problem(where, f"has {found}; wanted exactly {', '.join(names or ())}")
+    if names is not None and (found := _other_names(scores, names)):
+        raise _problem(where, found)
     for name, score in scores.items():
         # bool is a subclass of int: `true` is no score.
         if type(score) is not int or not LOWEST <= score <= HIGHEST:
@@ -142,6 +145,14 @@ def _check_scores(scores: Mapping[str, Any], where: str, names: Sequence[str] | 
                                   f"{HIGHEST}")
 
 
+def _other_names(scores: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    missing = [name for name in names if name not in scores]
+    unknown = [name[:60] for name in scores if name not in names]
+    if not missing and not unknown:
+        return None
+    found = [*(f"no score for {name}" for name in missing), *(f"an unknown score {name!r}" for name in unknown)]
+    return f"has {', '.join(found)}; wanted scores for exactly {', '.join(names)}"
+
+
 def _problem(where: str, found: str) -> InputProblem:
-    return InputProblem(f"{where} {found}" if found.startswith(("is ", "has ", "holds", "does", "cannot"))
-                        else f"{where}: {found}", reason=UNUSABLE, hint=f"one JSON object a line, as in {_LINE}")
+    return InputProblem(f"{where}: {found}", reason=UNUSABLE, hint=f"one JSON object a line, as in {_LINE}")

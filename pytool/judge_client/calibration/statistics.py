@@ -66,13 +66,15 @@ def spearman(gold: Sequence[float], judge: Sequence[float]) -> Estimate:
     missing = _too_few(gold) or _constant(gold, "the gold scores are") or _constant(judge, "the judge's scores are")
     if missing:
         return Estimate(None, reason=missing)
-    value = float(scipy.stats.spearmanr(gold, judge).statistic)
+    return _estimate(float(scipy.stats.spearmanr(gold, judge).statistic), (gold, judge), rank_correlations)
 
-    def resampled(one: Array, other: Array, axis: int = -1) -> Any:
-        ranks = [scipy.stats.rankdata(scores, axis=axis) for scores in (one, other)]
-        return scipy.stats.pearsonr(*ranks, axis=axis).statistic
 
-    return _estimate(value, (gold, judge), resampled)
+def rank_correlations(one: Array, other: Array, axis: int = -1) -> Any:
+    """Return Spearman's correlations along an axis: Pearson's of the ranks. spearmanr takes one pair of lists."""
+    import scipy.stats
+
+    ranks = [scipy.stats.rankdata(scores, axis=axis) for scores in (one, other)]
+    return scipy.stats.pearsonr(*ranks, axis=axis).statistic
 
 
 def weighted_kappa(gold: Sequence[int], judge: Sequence[int]) -> Estimate:
@@ -89,15 +91,17 @@ def weighted_kappa(gold: Sequence[int], judge: Sequence[int]) -> Estimate:
         return Estimate(None, reason=missing)
     labels = list(range(LOWEST, HIGHEST + 1))
     value = float(cohen_kappa_score(gold, judge, labels=labels, weights="quadratic"))
+    return _estimate(value, (gold, judge), weighted_kappas)
 
-    def resampled(one: Array, other: Array, axis: int = -1) -> Any:
-        # The same kappa written with moments, for thousands of resamples at once: 1 - E(x-y)^2 / E(x-y')^2, where y'
-        # is drawn apart from x. scikit-learn takes a table of counts each time, seconds in all.
-        seen = ((one - other) ** 2).mean(axis)
-        by_chance = (one**2).mean(axis) + (other**2).mean(axis) - 2 * one.mean(axis) * other.mean(axis)
-        return 1 - seen / by_chance
 
-    return _estimate(value, (gold, judge), resampled)
+def weighted_kappas(one: Array, other: Array, axis: int = -1) -> Any:
+    """Return the kappas along an axis, by moments: 1 - E(x-y)^2 / E(x-y')^2, where y' is drawn apart from x.
+
+    The same numbers as scikit-learn's, which makes a table of counts for each: seconds for thousands of resamples.
+    """
+    seen = ((one - other) ** 2).mean(axis)
+    by_chance = (one**2).mean(axis) + (other**2).mean(axis) - 2 * one.mean(axis) * other.mean(axis)
+    return 1 - seen / by_chance
 
 
 def mean(values: Sequence[float]) -> Estimate:

@@ -1,0 +1,129 @@
+"""Asking a judge for the scores of gold answers, several times each, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from judge_client.calibration.agreement import Pair
+from judge_client.calibration.baseline import Baseline
+from judge_client.calibration.gold import GoldItem, gold_digest
+from judge_client.prompts import prompt_digest
+from judge_client.rubric import Rubric
+from judge_client.verdict import Provenance, Status, Verdict
+
+if TYPE_CHECKING:
+    from judge_client.async_client import AsyncJudgeClient
+
+WINDOW: Final = 16
+_SOURCE: Final = ("model_root", "repo_id", "model_commit", "manifest_digest", "image")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts on gold items: `rounds` holds, for each round, those of all items in their order."""
+
+    gold: Sequence[GoldItem]
+    rubric: Rubric
+    rounds: Sequence[Sequence[Verdict]]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Return all verdicts, round by round."""
+        return [verdict for one in self.rounds for verdict in one]
+
+    @property
+    def coverage(self) -> float:
+        """Return the share of judgements that gave a score, from 0 to 1."""
+        return self.count(Status.SCORED) / len(self.verdicts)
+
+    def count(self, status: Status) -> int:
+        """Return how many judgements ended so."""
+        return sum(verdict.status is status for verdict in self.verdicts)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Return why judgements gave no score, with their counts, the most frequent first."""
+        return dict(Counter(str(verdict.reason) for verdict in self.verdicts if verdict.reason).most_common())
+
+    @property
+    def suspects(self) -> list[str]:
+        """Return the ids of items with a suspect verdict."""
+        return [item.id for item, *verdicts in zip(self.gold, *self.rounds, strict=True)
+                if any(verdict.suspect for verdict in verdicts)]
+
+    @property
+    def sources(self) -> list[dict[str, str | None]]:
+        """Return who judged: one entry, unless the model was changed meanwhile or several servers differ."""
+        found: dict[tuple[str | None, ...], dict[str, str | None]] = {}
+        for verdict in self._scored:
+            source = {"model": verdict.model,
+                      **{name: getattr(verdict.provenance, name, None) for name in _SOURCE}}
+            found.setdefault(tuple(source.values()), source)
+        return list(found.values())
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Return the gold scores with those of the first round: what somebody who judges once gets."""
+        return [Pair(item.id, item.scores, scores)
+                for item, scores in zip(self.gold, self.scores[0], strict=True)]
+
+    @property
+    def scores(self) -> list[list[Mapping[str, int] | None]]:
+        """Return the scores by round and item, None where there is no verdict."""
+        return [[dict(verdict.categories) if verdict.status is Status.SCORED else None for verdict in one]
+                for one in self.rounds]
+
+    @property
+    def by_item(self) -> dict[str, dict[str, list[int]]]:
+        """Return the scores of all rounds by item and criterion, without items that have none."""
+        found = {}
+        for item, *rounds in zip(self.gold, *self.scores, strict=True):
+            given = [scores for scores in rounds if scores is not None]
+            if given:
+                found[item.id] = {name: [scores[name] for scores in given] for name in self.rubric.names}
+        return found
+
+    @property
+    def _scored(self) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if verdict.status is Status.SCORED]
+
+    def baseline(self, gold_name: str) -> Baseline:
+        """Return these scores as an accepted calibration. Raises ValueError when there are none."""
+        from judge_client import __version__
+
+        provenance: Provenance | None = next((one.provenance for one in self._scored), None)
+        if provenance is None:
+            raise ValueError("no judgement gave a score, so there is nothing to accept")
+        sources: dict[str, Any] = self.sources[0]
+        return Baseline(
+            time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), client_version=__version__,
+            **sources, prompt_sha256=prompt_digest(self.rubric), rubric=self.rubric.name,
+            rubric_sha256=self.rubric.digest, gold=gold_name, gold_sha256=gold_digest(self.gold),
+            sampling=dict(provenance.sampling), rounds=len(self.rounds), scores=self.by_item)
+
+
+async def judge_rounds(client: AsyncJudgeClient, gold: Sequence[GoldItem], rounds: int, *, window: int = WINDOW,
+                       progress: Callable[[int], None] | None = None) -> Judged:
+    """Return the verdicts of the client's judge on every item, `rounds` times, each with a new random fence.
+
+    `progress` is told after each verdict how many there are. Failures are verdicts, as everywhere in this package.
+    """
+    done = 0
+    slots = asyncio.Semaphore(window)
+
+    async def verdict_on(item: GoldItem) -> Verdict:
+        nonlocal done
+        async with slots:
+            verdict = await client.judge(item.original_prompt, item.model_response)
+        done += 1
+        if progress is not None:
+            progress(done)
+        return verdict
+
+    # Round after round: were an item asked twice at once, the server might answer both from one computation.
+    return Judged(gold, client.rubric, [await asyncio.gather(*map(verdict_on, gold)) for _ in range(rounds)])
