@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 KEY_VARIABLE: Final = "JUDGE_API_KEY"
 # What servers without keys are sent: the SDK wants one.
 NO_KEY: Final = "EMPTY"
+# A server that takes longer to take a connection, TLS included, is not there.
+CONNECT_SECONDS: Final = 10.0
+_SHORTEST_SECRET: Final = 8
 
 
 def key_of(api_key: str | None) -> str:
@@ -55,9 +58,12 @@ class _Transport:
                     "Authorization": f"Bearer {self._api_key}"}}
 
     def _arguments(self, request: Request) -> dict[str, Any]:
+        import openai
+
         from judge_client.bounds import http_library
 
-        told: dict[str, Any] = {"cast_to": http_library().Response, "options": {"timeout": request.timeout_seconds}}
+        timeout = openai.Timeout(request.timeout_seconds, connect=min(request.timeout_seconds, CONNECT_SECONDS))
+        told: dict[str, Any] = {"cast_to": http_library().Response, "options": {"timeout": timeout}}
         return told if request.body is None else {**told, "body": dict(request.body)}
 
     def _answer(self, response: Any) -> Answer:
@@ -70,14 +76,17 @@ class _Transport:
         import openai
 
         url = f"{self._root_url}{request.path}"
+        if type(error.__cause__).__name__ == "ConnectTimeout":  # of httpx, whichever version the SDK uses
+            seconds = min(request.timeout_seconds, CONNECT_SECONDS)
+            return Failure(Reason.SERVER_UNREACHABLE, f"{url}: no connection within {seconds:.3g} s")
         if isinstance(error, openai.APITimeoutError | TimeoutError):
             return Failure(Reason.SERVER_TIMEOUT, f"{url} did not answer within {request.timeout_seconds:.3g} s")
         cause = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
         return Failure(Reason.SERVER_UNREACHABLE, f"{url}: {self._without_key(str(cause)) or type(cause).__name__}")
 
     def _without_key(self, text: str) -> str:
-        """Return `text` without the API key, which some servers repeat when they refuse it."""
-        return text if self._api_key == NO_KEY else text.replace(self._api_key, "(the API key)")
+        """Return `text` without the API key, which some servers repeat when they refuse it: verdicts are kept."""
+        return text if len(self._api_key) < _SHORTEST_SECRET else text.replace(self._api_key, "***")
 
 
 class SyncTransport(_Transport):
