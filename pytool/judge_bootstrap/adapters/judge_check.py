@@ -15,6 +15,8 @@ from judge_bootstrap.core.errors import BootstrapError
 
 TIMEOUT_SECONDS = 30
 POLL_SECONDS = 1.0
+# A header that is longer is refused by most servers.
+_LONGEST_KEY = 4096
 # Any pair will do: what is proven is that a verdict comes back that keeps to the schema, not how good it is.
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
@@ -129,19 +131,28 @@ def check_url(url: str, served_model_name: str, commit: str, wait_seconds: float
     return Judged((), served_model_name, judge(base_url, served_model_name, api_key))
 
 
-def read_key_file(path: str | None) -> str | None:
-    """Return the API key in a file's first line; None without a file. Raises BootstrapError SECRET_UNUSABLE."""
+def read_key_file(path: str | None, name: str = "vllm_k8s_endpoint_key_file") -> str | None:
+    """Return the API key in a file's first line; None without a file. Raises BootstrapError SECRET_UNUSABLE.
+
+    `name` is the variable or option that named the file.
+    """
     if not path:
         return None
+    hint = f"ls -l {path}   # {name}"
     try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
+        with Path(path).open("rb") as file:
+            line = file.readline(_LONGEST_KEY + 1).decode("ascii").strip()
     except (OSError, ValueError) as error:
-        raise BootstrapError(f"cannot read the API key in {path}: {getattr(error, 'strerror', None) or error}",
-                             reason="SECRET_UNUSABLE", hint=f"ls -l {path}   # vllm_k8s_endpoint_key_file") from error
-    if not lines or not lines[0].strip():
+        said = getattr(error, "strerror", None) or "it is no text in ASCII"
+        raise BootstrapError(f"cannot read the API key in {path}: {said}", reason="SECRET_UNUSABLE",
+                             hint=hint) from error
+    if not line:
         raise BootstrapError(f"{path} is empty, wanted the API key in its first line", reason="SECRET_UNUSABLE",
-                             hint=f"ls -l {path}   # vllm_k8s_endpoint_key_file")
-    return lines[0].strip()
+                             hint=hint)
+    if len(line) > _LONGEST_KEY or not line.isprintable() or " " in line:
+        raise BootstrapError(f"the first line of {path} is no API key, wanted one word of at most {_LONGEST_KEY} "
+                             "printable characters", reason="SECRET_UNUSABLE", hint=hint)
+    return line
 
 
 def ready_endpoints(api_client: Any, namespace: str, service: str) -> list[Endpoint]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from judge_bootstrap.cli.context import AppContext, global_options, pass_app
-from judge_bootstrap.cli.judge_server import ServerChoice, server_options
+from judge_bootstrap.cli.judge_server import ServerChoice, open_judge, server_options
 from judge_bootstrap.cli.judge_texts import Text, read_texts, text_options
 from judge_bootstrap.core.errors import BootstrapError, ExitCode
 
@@ -58,26 +58,36 @@ def score(app: AppContext, server: ServerChoice, prompt: str | None, prompt_file
       judge-bootstrap --env prod judge score --prompt-file question.txt --response-file - < answer.txt
       judge-bootstrap --env prod judge score --prompt "2+2?" --response "4" --votes 5 --json
     """
-    from judge_bootstrap.cli.judge_server import open_judge
-
     app.command = "judge score"
-    question, answer = read_texts([Text("prompt", prompt, prompt_file), Text("response", response, response_file)])
+    question, given = read_texts([Text("prompt", prompt, prompt_file), Text("response", response, response_file)])
     with open_judge(app, server) as judge, judge.client() as client:
-        verdict = client.judge(question, answer, votes=votes)
+        verdict = client.judge(question, given, votes=votes)
         error = judge.error_of(str(verdict.reason), str(verdict.message)) if verdict.reason else None
     if error is None and fail_on_suspect and verdict.suspect:
-        error = BootstrapError(f"the verdict is suspect: {grounds_text(verdict.grounds)}", reason="VERDICT_SUSPECT",
-                               hint="read the answer; without --fail-on-suspect its scores are shown all the same")
-    if app.json:
-        app.emit({"ok": error is None, "command": app.command, "env": app.env,
-                  "reason": error.reason if error else None, "message": error.message if error else "",
-                  "hint": error.hint if error else None, "verdict": verdict.to_dict()})
-        return int(ExitCode.FAILED if error else ExitCode.OK)
-    if verdict.reason is None:
-        _show(app, verdict, judge.rubric)
-    if app.verbose and verdict.provenance is not None:
+        error = suspect_error(grounds_text(verdict.grounds))
+    if not app.json:
+        if verdict.reason is None:
+            _show(app, verdict, judge.rubric)
         show_provenance(app, verdict.provenance, verdict.model)
-    return app.fail(_with_code(error)) if error else int(ExitCode.OK)
+    return end(app, error, verdict=verdict.to_dict())
+
+
+def suspect_error(grounds: str) -> BootstrapError:
+    """Return what --fail-on-suspect fails with."""
+    return BootstrapError(f"what was judged is suspect: {grounds}", reason="VERDICT_SUSPECT",
+                          hint="read the answer; without --fail-on-suspect this is shown, and no failure")
+
+
+def end(app: AppContext, error: BootstrapError | None, **found: Any) -> int:
+    """Print the error, or with --json the one object, with what was found under its own name; return the exit code."""
+    if app.json:
+        said = (error.reason, error.message, error.hint) if error else (None, "", None)
+        app.emit({"ok": error is None, "command": app.command, "env": app.env,
+                  **dict(zip(("reason", "message", "hint"), said, strict=True)), **found})
+    elif error:
+        # With its code, as it is looked up in docs/reason-codes.md.
+        app.fail(BootstrapError(f"{error.reason}: {error.message}", reason=error.reason, hint=error.hint))
+    return int(error.exit_code if error else ExitCode.OK)
 
 
 def _show(app: AppContext, verdict: Verdict, rubric: Rubric) -> None:
@@ -106,8 +116,10 @@ def grounds_text(grounds: Sequence[Ground]) -> str:
     return "; ".join(f"{ground.code} ({ground.found})" if ground.found else str(ground.code) for ground in grounds)
 
 
-def show_provenance(app: AppContext, provenance: Provenance, model: str | None) -> None:
-    """Print where a verdict came from, a line a fact; what the server does not say is left out."""
+def show_provenance(app: AppContext, provenance: Provenance | None, model: str | None) -> None:
+    """Print where a verdict came from, with -v: a line a fact; what the server does not say is left out."""
+    if provenance is None or not app.verbose:
+        return
     changes = "; ".join(f"{text}: {_counted(counts)}" for text, counts in provenance.changes.items())
     facts = {
         "server": provenance.base_url, "model": model, "repository": provenance.repo_id,
@@ -124,8 +136,3 @@ def show_provenance(app: AppContext, provenance: Provenance, model: str | None) 
 
 def _counted(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _with_code(error: BootstrapError) -> BootstrapError:
-    """Return the error with its code in front, as it is looked up in docs/reason-codes.md."""
-    return BootstrapError(f"{error.reason}: {error.message}", reason=error.reason, hint=error.hint)

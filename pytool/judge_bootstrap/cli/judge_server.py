@@ -116,13 +116,13 @@ class OpenJudge:
 
     def error_of(self, reason: str, message: str) -> BootstrapError:
         """Return why there is no verdict as the CLI's error: the client's reason and words, and the next command."""
-        return BootstrapError(message, reason=reason, hint=self._hint(reason, message))
+        return BootstrapError(message, reason=reason, hint=self._hint(reason))
 
-    def _hint(self, reason: str, message: str) -> str:
+    def _hint(self, reason: str) -> str:
         ours = f"judge-bootstrap --env {self.env}" if self.env else None
         look = f"{ours} health" if ours else f"curl -sS {self.base_url}/v1/models"
-        if reason == "SERVER_UNREACHABLE" and self.base_url.startswith("https:") and "SSL" in message:
-            return f"--url http{self.base_url.removeprefix('https')}, if the server speaks http"
+        if reason == "SERVER_UNREACHABLE" and self.base_url.startswith("https:") and not ours:
+            return f"{look}; or, if it speaks http: --url http{self.base_url.removeprefix('https')}"
         if reason == "SERVER_TIMEOUT":
             return f"--timeout {2 * self.timeout_seconds:g}, or {look}"
         if reason == "SERVER_DENIED":
@@ -177,7 +177,7 @@ def open_judge(app: AppContext, server: ServerChoice) -> Iterator[OpenJudge]:
     rubric = _rubric(server.rubric)
     if server.url is not None:
         url = checked_url(server.url)
-        key = _key_in(server.api_key_file) or os.environ.get(KEY_VARIABLE)
+        key = _given_key(server.api_key_file) or _key_of_environment()
         yield OpenJudge(url, server.model, _kept(key), rubric, server.timeout_seconds)
         return
     if app.env is None:
@@ -233,22 +233,36 @@ def _kept(key: str | None) -> str:
     return key or NO_KEY
 
 
-def _key_in(path: str | None) -> str | None:
+def _given_key(path: str | None) -> str | None:
+    """Return the key in the file of --api-key-file. Raises UsageProblem."""
     from judge_bootstrap.adapters.judge_check import read_key_file
 
-    return read_key_file(path)
+    try:
+        return read_key_file(path, "--api-key-file")
+    except BootstrapError as error:
+        raise UsageProblem(error.message, reason=error.reason, hint=error.hint) from error
+
+
+def _key_of_environment() -> str | None:
+    """Return the key in JUDGE_API_KEY. Raises UsageProblem for one that no header can hold, without showing it."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UsageProblem(f"{KEY_VARIABLE} holds no API key, wanted one word of printable characters",
+                           reason="SECRET_UNUSABLE", hint=f"export {KEY_VARIABLE}=$(cat FILE), or --api-key-file FILE")
+    return key or None
 
 
 @contextmanager
 def _judge_of_environment(app: AppContext, server: ServerChoice) -> Iterator[tuple[str, str | None, str | None]]:
     """Yield the environment's judge as its base URL, its model's name and its API key."""
+    from judge_bootstrap.adapters.judge_check import read_key_file
     from judge_bootstrap.cli.cluster_settings import read_cluster_settings
 
     settings = read_cluster_settings(app, server.extra)
     values = app.get_services().render(settings.variables, _ENDPOINT, settings.inventory_dir)
     if url := values.get("vllm_k8s_endpoint_url"):
-        key_file = server.api_key_file or values.get("vllm_k8s_endpoint_key_file")
-        yield checked_url(str(url), "vllm_k8s_endpoint_url"), None, _key_in(key_file)
+        key = _given_key(server.api_key_file) or read_key_file(values.get("vllm_k8s_endpoint_key_file"))
+        yield checked_url(str(url), "vllm_k8s_endpoint_url"), None, key
         return
     cluster: Cluster = (app.extra.get("judge") or RealCluster)(settings)
     pods = cluster.pods()
@@ -257,6 +271,6 @@ def _judge_of_environment(app: AppContext, server: ServerChoice) -> Iterator[tup
                              "asked", reason="POD_PENDING", hint=f"judge-bootstrap --env {settings.env} health")
     model = server.model or pods[0].model
     # The Secret is not asked for where a key is given: not everybody who may judge may read it.
-    key = _key_in(server.api_key_file) or cluster.key()
+    key = _given_key(server.api_key_file) or cluster.key()
     with cluster.forward(model) as base_url:
         yield base_url, model, key
