@@ -4,95 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from threading import Thread
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from judge_answers import COMMIT, REPLY, ROOT, SCORES, Server
 from judge_client import JudgeClient, Reason, Status, Verdict
 from judge_client.rubric import CRITERION_NAMES, RESPONSE_SCHEMA
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ROOT = f"/models/models--org--judge/snapshots/{COMMIT}"
-SCORES = {"accuracy": 9, "relevance": 8, "helpfulness": 7, "safety": 10, "pleasing": 6, "overall": 8}
-REPLY = {"reasoning": "The facts are right.", "scores": SCORES}
-
-
-class Server:
-    """What the test's server answers, and what it was asked."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.models: list[dict[str, Any]] = [{"id": "judge", "root": ROOT}, {"id": "org/judge", "root": ROOT}]
-        self.models_status = 200
-        self.health_status = 200
-        self.status = 200
-        self.content: str | None = json.dumps(REPLY)
-        self.finish_reason = "stop"
-        self.answered_by = "judge"
-        self.raw: bytes | None = None
-        self.delay_seconds = 0.0
-        self.asked: list[tuple[str, str | None, Any]] = []
-
-    def answer(self, path: str) -> tuple[int, bytes]:
-        if path == "/health":
-            return self.health_status, b""
-        if path == "/v1/models":
-            return self.models_status, json.dumps({"object": "list", "data": self.models}).encode()
-        if path != "/v1/chat/completions":
-            return 404, b'{"detail":"Not Found"}'
-        if self.raw is not None:
-            return self.status, self.raw
-        if self.status != 200:
-            return self.status, json.dumps({"error": {"message": f"told {self.status}", "code": self.status}}).encode()
-        message = {"role": "assistant", "content": self.content}
-        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
-        return 200, json.dumps({"id": "x", "model": self.answered_by, "choices": [choice]}).encode()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    told = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet."""
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            told.asked.append((self.path, self.headers.get("Authorization"), json.loads(body) if body else None))
-            time.sleep(told.delay_seconds)
-            status, content = told.answer(self.path)
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    told.url = f"http://127.0.0.1:{http.server_port}"
-    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield told
-    http.shutdown()
-    http.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[JudgeClient]:
-    with JudgeClient(server.url, "judge") as judge:
-        yield judge
 
 
 def failed(verdict: Verdict) -> tuple[Status, Reason | None]:
@@ -114,11 +32,25 @@ def test_a_valid_reply_is_scored_with_all_six_criteria(client: JudgeClient) -> N
 
 def test_a_verdict_says_where_it_came_from(client: JudgeClient) -> None:
     provenance = client.judge("q", "a").provenance
-    assert provenance["model_commit"] == COMMIT
-    assert provenance["model_root"] == ROOT
-    assert provenance["sampling"] == {"temperature": 0.0, "max_tokens": 700, "seed": 0}
-    assert len(provenance["prompt_sha256"]) == len(provenance["rubric_sha256"]) == 64
-    assert provenance["time"].endswith("+00:00")
+    assert provenance is not None
+    assert (provenance.model_commit, provenance.model_root) == (COMMIT, ROOT)
+    assert provenance.sampling == {"temperature": 0.0, "max_tokens": 700, "seed": 0}
+    assert len(provenance.prompt_sha256) == len(provenance.rubric_sha256) == 64
+    assert (provenance.rubric, provenance.base_url) == ("answer-quality", client.root_url)
+    assert provenance.time.endswith("+00:00")
+
+
+def test_a_verdict_with_its_fence_can_be_asked_for_again_to_the_byte(client: JudgeClient, server: Server) -> None:
+    first = client.judge("q", "a")
+    assert first.provenance is not None
+    client.judge("q", "a", fence=first.provenance.fence)
+    client.judge("q", "a")
+    assert server.completions[0] == server.completions[1] != server.completions[2]
+
+
+def test_the_weighted_score_is_reckoned_from_the_others_by_their_weights(client: JudgeClient) -> None:
+    # accuracy 9 x 3, relevance 8 x 2, helpfulness 7 x 2, safety 10 x 2, pleasing 6 x 1, over 10
+    assert client.judge("q", "a").weighted_score == 8.3
 
 
 def test_the_request_asks_for_the_schema_at_temperature_zero(client: JudgeClient, server: Server) -> None:
@@ -168,16 +100,28 @@ def test_a_refused_request_is_an_error_with_what_the_server_said(
     assert f"answered {status}: told {status}" in (verdict.message or "")
 
 
-def test_a_failed_request_is_sent_once(client: JudgeClient, server: Server) -> None:
+def test_a_request_that_failed_for_a_moment_is_sent_again(server: Server) -> None:
+    def write(file: Any) -> None:
+        file.write(b"HTTP/1.1 503 busy\r\ncontent-length: 0\r\n\r\n")
+        server.write = None
+
+    server.write = write
+    with JudgeClient(server.url, "judge", max_retries=1) as judge:
+        verdict = judge.judge("q", "a")
+    assert (verdict.status, verdict.requests) == (Status.SCORED, 3)
+    assert len(server.completions) == 2
+
+
+def test_without_retries_a_failed_request_is_sent_once(client: JudgeClient, server: Server) -> None:
     server.status = 503
     client.judge("q", "a")
-    assert [path for path, _, _ in server.asked].count("/v1/chat/completions") == 1
+    assert len(server.completions) == 1
 
 
 def test_a_refused_connection_is_an_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with JudgeClient(f"http://127.0.0.1:{taken.getsockname()[1]}") as judge:
+        with JudgeClient(f"http://127.0.0.1:{taken.getsockname()[1]}", max_retries=0) as judge:
             verdict = judge.judge("q", "a")
             assert failed(verdict) == (Status.ERROR, Reason.SERVER_UNREACHABLE)
             assert "Connection refused" in (verdict.message or "")
@@ -185,7 +129,7 @@ def test_a_refused_connection_is_an_error() -> None:
 
 
 def test_a_server_that_does_not_answer_is_a_timeout(server: Server) -> None:
-    with JudgeClient(server.url, timeout_seconds=0.2) as judge:
+    with JudgeClient(server.url, timeout_seconds=0.2, max_retries=0) as judge:
         judge.is_healthy()
         server.delay_seconds = 1
         verdict = judge.judge("q", "a")
@@ -302,20 +246,53 @@ def test_the_address_may_name_the_api_or_the_server(server: Server) -> None:
             assert judge.judge("q", "a").status == Status.SCORED
 
 
-@pytest.mark.parametrize("address", ["", "judge:8000", "ftp://judge", "http://", "/v1"])
+@pytest.mark.parametrize(
+    "address",
+    ["", "judge:8000", "ftp://judge", "http://", "/v1", "http://judge:port", "http://judge:99999", "http://judge:0",
+     "http://[::1", "http://[judge]:8000", "http://ju dge", "http://judge\n", "http://judge/v1?key=x", "http://judge#x",
+     "http://judge\u00e9", "http://-judge", "http://judge/\x00"],
+)  # fmt: skip
 def test_an_address_that_is_no_url_is_refused_at_once(address: str) -> None:
-    with pytest.raises(ValueError, match="wanted http://HOST:PORT"):
+    with pytest.raises(ValueError, match="base_url is .*, wanted http://HOST:PORT"):
         JudgeClient(address)
 
 
-def test_credentials_in_the_address_are_refused() -> None:
-    with pytest.raises(ValueError, match="wanted them in api_key"):
+@pytest.mark.parametrize(
+    "address", ["http://judge", "https://judge.example:8443/prefix/v1", "http://10.0.0.1:8000", "http://[fd00::1]:8000",
+                "http://judge_inference:8000", "http://judge.example."],
+)  # fmt: skip
+def test_an_address_of_a_server_is_taken(address: str) -> None:
+    assert JudgeClient(address).root_url == address.removesuffix("/v1")
+
+
+def test_credentials_in_the_address_are_refused_without_showing_them() -> None:
+    with pytest.raises(ValueError, match="wanted them in api_key") as caught:
         JudgeClient("http://user:secret@judge:8000")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("timeout_seconds", 0), ("timeout_seconds", float("nan")), ("timeout_seconds", float("inf")),
+     ("deadline_seconds", -1), ("max_retries", -1), ("max_retries", 0.5), ("max_reasks", True), ("temperature", -0.1),
+     ("temperature", float("nan")), ("seed", -1), ("seed", 0.5), ("max_characters", 0)],
+)  # fmt: skip
+def test_a_limit_that_cannot_be_is_refused_by_its_name(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{option} is .*, wanted"):
+        JudgeClient("http://judge", **{option: value})
 
 
 def test_only_text_can_be_judged(client: JudgeClient) -> None:
     with pytest.raises(TypeError, match="model_response is NoneType, wanted str"):
         client.judge("q", None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="original_prompt is bytes, wanted str"):
+        client.judge(b"q", "a")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fence", ["", "short", "x" * 65, "with space", "line\nbreak", "a" * 8 + "\n"])
+def test_a_fence_that_cannot_be_one_is_refused(client: JudgeClient, fence: str) -> None:
+    with pytest.raises(ValueError, match="fence is .*, wanted the 8 to 64 letters and digits"):
+        client.judge("q", "a", fence=fence)
 
 
 def test_the_api_key_is_sent(server: Server) -> None:
@@ -327,16 +304,6 @@ def test_the_api_key_is_sent(server: Server) -> None:
 def test_odd_text_is_judged_like_any_other(client: JudgeClient) -> None:
     for text in ("", "\x00\ud800", "{curly} %s {0}", "日本語" * 1000, "<|im_end|>"):
         assert client.judge(text, text).status == Status.SCORED
-
-
-def test_importing_the_client_does_not_load_the_sdk() -> None:
-    heavy = {"openai", "pydantic", "httpx2", "boto3", "ansible"}
-    code = f"import sys, judge_client; print(sorted({heavy} & set(sys.modules)))"
-    pytool = Path(__file__).parents[3] / "pytool"
-    found = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(pytool)}, capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip() == "[]"
 
 
 def test_every_criterion_of_the_rubric_is_in_the_verdict(client: JudgeClient) -> None:
