@@ -27,7 +27,8 @@ PROVENANCE: Final = ("GET", "/judge/provenance")
 # What a verdict stands on, in one header of its answer: the JSON of PROVENANCE.
 PROVENANCE_HEADER: Final = b"x-judge-provenance"
 OPEN: Final = frozenset({HEALTH, READY})
-KEYED: Final = frozenset({("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/metrics"), PROVENANCE})
+CHAT: Final = ("POST", "/v1/chat/completions")
+KEYED: Final = frozenset({CHAT, ("GET", "/v1/models"), ("GET", "/metrics"), PROVENANCE})
 
 # The longest that a whole body may take to come, and that vLLM may take to say how it is.
 BODY_SECONDS = 60.0
@@ -92,7 +93,7 @@ class Gateway:
             if name == PROVENANCE:
                 await _send(send, 200, self._config.provenance())
             elif name in KEYED:
-                await self._pass_on(scope, receive, send)
+                await self._pass_on(scope, receive, self._signed(send) if name == CHAT else send)
             else:
                 raise _Refused(404, "not_found", "this judge has no such route")
 
@@ -111,11 +112,7 @@ class Gateway:
             raise _Refused(401, "invalid_api_key", "no valid API key, wanted the header: Authorization: Bearer KEY")
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request to vLLM once its body is there as a whole and is not too long.
-
-        The answer passes unchanged; a verdict's also says which model gave it, so that no later look is needed, which
-        might find another one.
-        """
+        """Hand a request to vLLM once its body is there as a whole and is not too long."""
         try:
             body = await asyncio.wait_for(self._read(scope, receive), BODY_SECONDS)
         except asyncio.TimeoutError:
@@ -132,12 +129,20 @@ class Gateway:
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
+        await self._app({**scope, "headers": headers}, receive_again, send)
+
+    def _signed(self, send: Send) -> Send:
+        """Return a `send` that says, with a verdict, which model gave it: a later look might find another one.
+
+        Only we may say so: a header of that name from further in is left out.
+        """
         async def send_signed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), self._signature]}
+                others = [one for one in message.get("headers", ()) if one[0].lower() != PROVENANCE_HEADER]
+                message = {**message, "headers": [*others, self._signature]}
             await send(message)
 
-        await self._app({**scope, "headers": headers}, receive_again, send_signed)
+        return send_signed
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         """Return the body. It is counted while it comes: a chunked one names no length, and a length may be a lie."""

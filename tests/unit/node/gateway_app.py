@@ -53,6 +53,9 @@ class FakeServer:
     reached: list[tuple[str, str]] = field(default_factory=list)
     own: list[tuple[str, str]] = field(default_factory=list)
     headers: Headers = field(default_factory=list)
+    # How a chat completion is answered.
+    status: int = 200
+    answer_headers: Headers = field(default_factory=lambda: [(b"x-of", b"vllm")])
     body: bytes = b""
     disconnected: bool = False
     other_scopes: list[str] = field(default_factory=list)
@@ -88,7 +91,7 @@ class FakeServer:
         if isinstance(verdict, float):
             await asyncio.sleep(verdict)
             return
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-of", b"vllm")]})
+        await send({"type": "http.response.start", "status": self.status, "headers": self.answer_headers})
         # In pieces, as a streamed answer comes.
         await send({"type": "http.response.body", "body": verdict[:5], "more_body": True})
         await send({"type": "http.response.body", "body": verdict[5:], "more_body": False})

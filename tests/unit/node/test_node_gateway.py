@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from judge_node.serving import gateway as module
 from judge_node.serving.config import ConfigError
 from judge_node.serving.gateway import Gateway
-from unit.node.gateway_app import KEY, FakeServer, knock, knock_at, make
+from unit.node.gateway_app import COMMIT, KEY, FakeServer, Got, knock, knock_at, make
 
 CHAT = ("POST", "/v1/chat/completions")
 
@@ -113,11 +114,53 @@ def test_no_byte_of_an_open_request_reaches_the_server(tmp_path: Path, monkeypat
     assert "evil" not in repr(seen)
 
 
-def test_the_answer_passes_unchanged_in_the_same_pieces(gateway: Gateway, server: FakeServer) -> None:
+def test_the_answer_passes_in_the_same_pieces(gateway: Gateway, server: FakeServer) -> None:
     got = knock(gateway, *CHAT, body=[b'{"a"', b": 1}"])
     assert server.body == b'{"a": 1}'
     assert [message["type"] for message in got.messages] == ["http.response.start", *["http.response.body"] * 2]
-    assert (got.messages[0]["headers"], got.body) == ([(b"x-of", b"vllm")], server.verdict)
+    assert got.messages[0]["headers"][0] == (b"x-of", b"vllm")
+    assert got.body == server.verdict
+
+
+def signatures(got: Got) -> list[bytes]:
+    return [value for name, value in got.messages[0]["headers"] if name.lower() == b"x-judge-provenance"]
+
+
+def test_a_verdict_says_which_model_gave_it(gateway: Gateway) -> None:
+    (value,) = signatures(knock(gateway, *CHAT))
+    assert json.loads(value) == knock(gateway, "GET", "/judge/provenance").json
+    assert json.loads(value)["commit"] == COMMIT
+    assert value.isascii()
+
+
+def test_a_refusal_of_the_server_is_signed_as_its_verdicts_are(gateway: Gateway, server: FakeServer) -> None:
+    server.status = 400
+    got = knock(gateway, *CHAT)
+    assert (got.status, len(signatures(got))) == (400, 1)
+
+
+@pytest.mark.parametrize("name", [b"x-judge-provenance", b"X-Judge-Provenance"])
+def test_nobody_further_in_may_say_which_model_gave_a_verdict(
+        gateway: Gateway, server: FakeServer, name: bytes) -> None:
+    server.answer_headers = [(name, b'{"commit": "another"}'), (b"x-of", b"vllm"), (name, b"again")]
+    got = knock(gateway, *CHAT)
+    (value,) = signatures(got)
+    assert json.loads(value)["commit"] == COMMIT
+    assert (b"x-of", b"vllm") in got.messages[0]["headers"]
+
+
+def test_only_verdicts_are_signed(gateway: Gateway) -> None:
+    for name in [("GET", "/health"), ("GET", "/health/ready"), ("GET", "/v1/models"), ("GET", "/metrics"),
+                 ("GET", "/judge/provenance"), ("GET", "/docs"), ("GET", CHAT[1])]:
+        assert signatures(knock(gateway, *name)) == [], name
+
+
+def test_no_refusal_of_the_gateway_is_signed(gateway: Gateway) -> None:
+    """Who has no key learns nothing of the model."""
+    for got in (knock(gateway, *CHAT, key=None), knock(gateway, *CHAT, key="wrong"),
+                knock(gateway, *CHAT, body=[b"x" * 1001])):
+        assert got.status in (401, 413)
+        assert signatures(got) == []
 
 
 def test_the_server_does_not_see_the_key(gateway: Gateway, server: FakeServer) -> None:
