@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
@@ -48,7 +48,7 @@ class Criterion:
 
     name: str
     question: str
-    levels: Mapping[int, str]
+    levels: Mapping[int, str] = field(hash=False)
     weight: float = 1.0
 
     def __post_init__(self) -> None:
