@@ -2,7 +2,8 @@
 
 Which requests are struck, and by what, follows from a seed and the number of the request. Only POST is struck. The plan
 is `{"rate": 0.05, "seed": 1, "kinds": [...], "retry_after_seconds": 1, "slow_seconds": 0.5}`, sent to `POST /-/plan`;
-until then nothing is struck. `GET /-/counted` tells {"requests": N, "passed": N, "struck": {kind: N}}, since the plan.
+until then nothing is struck. Since the plan, `GET /-/counted` tells {"requests": N, "passed": N, "struck": {kind: N}},
+and `GET /-/passed` when each good answer had gone out, in seconds since the first request after the plan.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +44,9 @@ class Proxy:
         self._retry_after = plan.get("retry_after_seconds", 1)
         self._slow_seconds = plan.get("slow_seconds", 0.5)
         self._chance = random.Random(plan.get("seed", 0))
-        self._requests = self._passed = 0
+        self._requests = 0
+        self._begun = 0.0
+        self._passed: list[float] = []
         self._struck: Counter[str] = Counter()
 
     async def handle(self, request: Message, client: Connection) -> bool:
@@ -52,20 +56,26 @@ class Proxy:
             client.send(answer(200, {}))
             return True
         if request.path == "/-/counted":
-            client.send(answer(200, {"requests": self._requests, "passed": self._passed,
-                                      "struck": self._struck}))
+            client.send(answer(200, {"requests": self._requests, "passed": len(self._passed),
+                                     "struck": self._struck}))
+            return True
+        if request.path == "/-/passed":
+            client.send(answer(200, [round(at, 4) for at in self._passed]))
             return True
         kind = self._draw() if request.start[0] == "POST" else None
         if kind is None:
             client.send(await self._forward(request))
             await client.writer.drain()
-            self._passed += request.start[0] == "POST"
+            if request.start[0] == "POST":
+                self._passed.append(time.monotonic() - self._begun)
             return True
         self._struck[kind] += 1
         return await self._strike(kind, request, client)
 
     def _draw(self) -> str | None:
         self._requests += 1
+        if self._requests == 1:
+            self._begun = time.monotonic()
         if self._chance.random() >= self._rate:
             return None
         kind: str = self._chance.choice(self._kinds)
@@ -85,6 +95,7 @@ class Proxy:
         good = await self._forward(request)
         if kind == "slow":
             await asyncio.sleep(self._slow_seconds)
+            self._passed.append(time.monotonic() - self._begun)
         elif kind in ("truncated_json", "reset_within", "truncated_body"):
             whole = good.bytes()
             cut = len(whole) - len(good.body) + self._chance.randrange(1, len(good.body))
@@ -148,6 +159,11 @@ def counted(proxy: Running) -> dict[str, Any]:
     """Return what has happened since the plan."""
     found: dict[str, Any] = proxy.ask("/-/counted")
     return found
+
+
+def passed_at(proxy: Running) -> list[float]:
+    """Return when each good answer went out, in seconds since the first request after the plan."""
+    return sorted(proxy.ask("/-/passed"))
 
 
 def main() -> None:
