@@ -19,7 +19,7 @@ from judge_bootstrap.content import content_root
 from judge_bootstrap.core.environment import Environment
 from judge_bootstrap.core.errors import Refusal
 from judge_bootstrap.core.problems import nearest, one_line, shown
-from judge_bootstrap.core.redact import without_hub_tokens
+from judge_bootstrap.core.redact import without_our_tokens
 
 GROUP = "gpu_nodes"
 # 500 instances take ansible-inventory about 6 s; a hundred times that means that something hangs.
@@ -65,7 +65,7 @@ def list_with_ansible(environment: Environment, limit: str | None) -> Answer:
     root = content_root()
     tools = Path(sys.executable).parent
     # Started as VENV/bin/judge-bootstrap, the venv need not be in PATH.
-    variables = {**without_hub_tokens(os.environ), "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    variables = {**without_our_tokens(os.environ), "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     collections = variables.get("ANSIBLE_COLLECTIONS_PATH") or "~/.ansible/collections:/usr/share/ansible/collections"
     variables |= {
         "ANSIBLE_CONFIG": str(root / "ansible.cfg"),

@@ -21,7 +21,7 @@ from judge_bootstrap.content import content_root
 from judge_bootstrap.core.documents import Vaulted
 from judge_bootstrap.core.errors import UsageProblem
 from judge_bootstrap.core.problems import one_line
-from judge_bootstrap.core.redact import without_hub_tokens
+from judge_bootstrap.core.redact import without_our_tokens
 
 RENDER_SECONDS = 60.0
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
@@ -93,7 +93,7 @@ def _answer(stdout: str) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    return {**without_hub_tokens(os.environ), "PATH": search_path(), **LOCALE,
+    return {**without_our_tokens(os.environ), "PATH": search_path(), **LOCALE,
             "ANSIBLE_CONFIG": str(content_root() / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0",
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal", "ANSIBLE_DEPRECATION_WARNINGS": "0",
             "ANSIBLE_PYTHON_INTERPRETER": sys.executable, "COLUMNS": "10000"}

@@ -26,7 +26,7 @@ import yaml
 from judge_bootstrap.adapters import processes
 from judge_bootstrap.adapters.private import private_directory
 from judge_bootstrap.adapters.tools import LOCALE
-from judge_bootstrap.core.redact import HUB_TOKEN_VARIABLES, without_hub_tokens
+from judge_bootstrap.core.redact import HUB_TOKEN_VARIABLES, without_our_tokens
 
 log = logging.getLogger("judge_bootstrap.runner")
 
@@ -228,12 +228,12 @@ class AnsibleRunner:
 
 def child_environment(ours: Mapping[str, str], request: PlaybookRun, private: Path,
                       of_runner: Mapping[str, str]) -> dict[str, str]:
-    """Return ansible-playbook's environment: ours and what ansible-runner adds, without the Hub token.
+    """Return ansible-playbook's environment: ours and what ansible-runner adds, without Hub token and judge's key.
 
     The token goes into a 0600 file of the private directory: there the resolver finds it, and neither ssh nor a
     task can hand it on. AWS keys stay: reading the inventory needs them, and ssh sends no variable by itself.
     """
-    environment = without_hub_tokens(of_runner)
+    environment = without_our_tokens(of_runner)
     token = next((ours[name] for name in HUB_TOKEN_VARIABLES if ours.get(name)), None)
     if token:
         token_file = private / "hub-token"

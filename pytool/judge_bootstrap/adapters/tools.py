@@ -17,7 +17,7 @@ import yaml
 
 from judge_bootstrap.content import content_root
 from judge_bootstrap.core.checks import Tools
-from judge_bootstrap.core.redact import without_hub_tokens
+from judge_bootstrap.core.redact import without_our_tokens
 
 _ANSIBLE = ("ansible-playbook", "ansible-inventory")
 
@@ -72,7 +72,7 @@ def _ssh() -> str | None:
     if program is None:
         return None
     try:
-        done = subprocess.run([program, "-V"], env=without_hub_tokens(os.environ), stdin=subprocess.DEVNULL,
+        done = subprocess.run([program, "-V"], env=without_our_tokens(os.environ), stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, errors="replace", timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None

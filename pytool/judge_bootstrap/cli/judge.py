@@ -10,13 +10,15 @@ import click
 
 from judge_bootstrap.cli.context import global_options
 
-# name -> module:attribute. Each is imported only when it is asked for: they share nothing but the server's options.
+# name -> (module:attribute, its line in the help). They share nothing but the server's options, so each is imported
+# only when it is asked for.
 VERBS = {
-    "score": "judge_bootstrap.cli.judge_score:score",
-    "batch": "judge_bootstrap.cli.judge_batch:batch",
-    "compare": "judge_bootstrap.cli.judge_compare:compare",
-    "calibrate": "judge_bootstrap.cli.judge_calibrate:calibrate",
-    "report": "judge_bootstrap.cli.judge_report:report",
+    "score": ("judge_bootstrap.cli.judge_score:score", "Have one answer judged."),
+    "batch": ("judge_bootstrap.cli.judge_batch:batch", "Have a file of answers judged; goes on where it was cut."),
+    "compare": ("judge_bootstrap.cli.judge_compare:compare", "Ask which of two answers is better, or a file of pairs."),
+    "calibrate": ("judge_bootstrap.cli.judge_calibrate:calibrate",
+                  "Measure the judge against people's scores, itself, and what was accepted before."),
+    "report": ("judge_bootstrap.cli.judge_report:report", "Write one page about the results of a batch."),
 }
 
 
@@ -24,15 +26,19 @@ class JudgeGroup(click.Group):
     """Loads its verbs when they are asked for, and turns what judge_client says of a user's file into a known error."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, place in VERBS.items() if find_spec(place.partition(":")[0])]
+        return [name for name, (place, _) in VERBS.items() if find_spec(place.partition(":")[0])]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        module, _, attribute = VERBS[cmd_name].partition(":")
+        module, _, attribute = VERBS[cmd_name][0].partition(":")
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, VERBS[name][1]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -19,6 +19,7 @@ import click
 
 from judge_bootstrap.cli.options import variable_option
 from judge_bootstrap.core.errors import BootstrapError, ExitCode, Refusal, UsageProblem
+from judge_bootstrap.core.redact import JUDGE_KEY_VARIABLE, remember
 
 if TYPE_CHECKING:
     from judge_client import AsyncJudgeClient, JudgeClient, Rubric
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from judge_bootstrap.cli.context import AppContext
 
 TIMEOUT_SECONDS = 60.0
-KEY_VARIABLE = "JUDGE_API_KEY"
 # What servers without keys are sent. Never None: the client would take the environment's key, also for other servers.
 NO_KEY = "EMPTY"
 _ENDPOINT = ("vllm_k8s_endpoint_url", "vllm_k8s_endpoint_key_file")
@@ -126,7 +126,7 @@ class OpenJudge:
         if reason == "SERVER_TIMEOUT":
             return f"--timeout {2 * self.timeout_seconds:g}, or {look}"
         if reason == "SERVER_DENIED":
-            return f"{ours} secrets apply --check" if ours else f"--api-key-file FILE, or export {KEY_VARIABLE}"
+            return f"{ours} secrets apply --check" if ours else f"--api-key-file FILE, or export {JUDGE_KEY_VARIABLE}"
         if reason == "WRONG_MODEL_SERVED":
             return f"--model NAME, with a name that is served: {look}"
         if reason == "SERVER_RATE_LIMITED":
@@ -226,8 +226,6 @@ def _rubric(path: str | None) -> Rubric:
 
 def _kept(key: str | None) -> str:
     """Return the key to send, which is masked from now on in whatever is printed."""
-    from judge_bootstrap.core.redact import remember
-
     if key:
         remember(key)
     return key or NO_KEY
@@ -245,10 +243,11 @@ def _given_key(path: str | None) -> str | None:
 
 def _key_of_environment() -> str | None:
     """Return the key in JUDGE_API_KEY. Raises UsageProblem for one that no header can hold, without showing it."""
-    key = os.environ.get(KEY_VARIABLE, "").strip()
+    key = os.environ.get(JUDGE_KEY_VARIABLE, "").strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise UsageProblem(f"{KEY_VARIABLE} holds no API key, wanted one word of printable characters",
-                           reason="SECRET_UNUSABLE", hint=f"export {KEY_VARIABLE}=$(cat FILE), or --api-key-file FILE")
+        raise UsageProblem(f"{JUDGE_KEY_VARIABLE} holds no API key, wanted one word of printable characters",
+                           reason="SECRET_UNUSABLE",
+                           hint=f"export {JUDGE_KEY_VARIABLE}=$(cat FILE), or --api-key-file FILE")
     return key or None
 
 

@@ -142,7 +142,8 @@ def cli(ctx: click.Context, app: AppContext, /, **options: Any) -> int | None:
 
     \b
     Variables: LOG_LEVEL (DEBUG, INFO, WARNING, ERROR), LOG_FILE (a log of the run, mode 0600), NO_COLOR,
-    JUDGE_BOOTSTRAP_<SECTION>__<KEY> (a setting, such as JUDGE_BOOTSTRAP_VLLM__PORT=9000).
+    JUDGE_BOOTSTRAP_<SECTION>__<KEY> (a setting, such as JUDGE_BOOTSTRAP_VLLM__PORT=9000),
+    JUDGE_API_KEY (the key of a judge that is named by its --url).
     """
     from judge_bootstrap.cli import log
 

@@ -41,11 +41,14 @@ SHORTEST_SECRET = 8
 
 # Where huggingface_hub looks for a token in the environment, best first.
 HUB_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+# Where judge_client looks for the key of the judge.
+JUDGE_KEY_VARIABLE = "JUDGE_API_KEY"
 
 
-def without_hub_tokens(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for a program that has no business with the Hub."""
-    return {name: value for name, value in environment.items() if name not in HUB_TOKEN_VARIABLES}
+def without_our_tokens(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for a program that has no business with the Hub, nor with a judge."""
+    return {name: value for name, value in environment.items()
+            if name not in (*HUB_TOKEN_VARIABLES, JUDGE_KEY_VARIABLE)}
 
 
 def is_secret_name(name: str) -> bool:
