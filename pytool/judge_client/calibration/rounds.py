@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import datetime
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from judge_client.async_client import AsyncJudgeClient
 
 WINDOW: Final = 16
+# A calibration is short: rather begin it again than wait long for a server that went away.
+PATIENCE_SECONDS: Final = 60.0
 _SOURCE: Final = ("model_root", "repo_id", "model_commit", "manifest_digest", "image")
 
 
@@ -61,9 +63,10 @@ class Judged:
         """Return who judged: one entry, unless the model was changed meanwhile or several servers differ."""
         found: dict[tuple[str | None, ...], dict[str, str | None]] = {}
         for verdict in self._scored:
-            source = {"model": verdict.model,
-                      **{name: getattr(verdict.provenance, name, None) for name in _SOURCE}}
-            found.setdefault(tuple(source.values()), source)
+            source = {name: getattr(verdict.provenance, name, None) for name in _SOURCE}
+            # The place that a model was loaded from is told apart from its commit, and may be unknown for a while.
+            weights = source["model_commit"] or source["model_root"] or verdict.model
+            found.setdefault((weights, source["manifest_digest"], source["image"]), {"model": verdict.model, **source})
         return list(found.values())
 
     @property
@@ -113,17 +116,19 @@ async def judge_rounds(client: AsyncJudgeClient, gold: Sequence[GoldItem], round
 
     `progress` is told after each verdict how many there are. Failures are verdicts, as everywhere in this package.
     """
+    from judge_client.batch import judge_all
+
+    texts = [(item.original_prompt, item.model_response) for item in gold]
     done = 0
-    slots = asyncio.Semaphore(window)
-
-    async def verdict_on(item: GoldItem) -> Verdict:
-        nonlocal done
-        async with slots:
-            verdict = await client.judge(item.original_prompt, item.model_response)
-        done += 1
-        if progress is not None:
-            progress(done)
-        return verdict
-
+    judged: list[list[Verdict]] = []
     # Round after round: were an item asked twice at once, the server might answer both from one computation.
-    return Judged(gold, client.rubric, [await asyncio.gather(*map(verdict_on, gold)) for _ in range(rounds)])
+    for _ in range(rounds):
+        judged.append([])
+        answers = judge_all(client, texts, window=window, patience_seconds=PATIENCE_SECONDS)
+        async with contextlib.aclosing(answers):
+            async for verdict in answers:
+                judged[-1].append(verdict)
+                done += 1
+                if progress is not None:
+                    progress(done)
+    return Judged(gold, client.rubric, judged)

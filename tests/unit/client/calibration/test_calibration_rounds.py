@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
+from judge_client import AsyncJudgeClient
 from judge_client.calibration import GoldItem, Judged, judge_rounds
-from judge_client.rubric import DEFAULT_RUBRIC, Rubric
+from judge_client.exchange import Answer, Request
+from judge_client.judging import Judging
+from judge_client.rubric import DEFAULT_RUBRIC
 from judge_client.verdict import Ground, GroundCode, Provenance, Reason, Status, Verdict
 
 SCORES = dict.fromkeys(DEFAULT_RUBRIC.names, 6)
@@ -29,36 +34,59 @@ CUT = Verdict(Status.UNSCORED, reason=Reason.REPLY_TRUNCATED, message="cut")
 
 
 @dataclass
-class FakeJudge:
-    """Gives 6 for all; remembers what it was asked and how many waited at the same time."""
+class FakeTransport:
+    """A server whose score is the item's number and one more; remembers what it was asked, how many at a time."""
 
-    rubric: Rubric = DEFAULT_RUBRIC
     asked: Counter[str] = field(default_factory=Counter)
+    fences: set[str] = field(default_factory=set)
     now: int = 0
     most: int = 0
 
-    async def judge(self, _prompt: str, response: str, **_options: Any) -> Verdict:
-        self.asked[response] += 1
+    async def close(self) -> None:
+        return None
+
+    async def send(self, request: Request) -> Answer:
+        if request.method == "GET":
+            return Answer(200, json.dumps({"object": "list", "data": [{"id": "judge", "root": "/models/judge"}]}))
+        assert request.body is not None
+        found = re.search(r"\[RESPONSE ([0-9a-f]+)\]\nR(\d+)\n", request.body["messages"][1]["content"])
+        assert found is not None
+        number = int(found[2])
+        self.asked[f"R{number}"] += 1
+        self.fences.add(found[1])
         self.now += 1
         self.most = max(self.most, self.now)
         # The later an item, the sooner it is done.
-        await asyncio.sleep(0.01 / (1 + int(response[1:])))
+        await asyncio.sleep(0.01 / (1 + number))
         self.now -= 1
-        return verdict(1 + int(response[1:]))
+        reply = json.dumps({"reasoning": "Read.", "scores": dict.fromkeys(DEFAULT_RUBRIC.names, 1 + number)})
+        choice = {"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
+        return Answer(200, json.dumps({"id": "x", "model": "judge", "choices": [choice]}))
+
+
+def run(server: FakeTransport, rounds: int, window: int, progress: Callable[[int], None] | None = None) -> Judged:
+    client = AsyncJudgeClient.of(Judging("http://judge"), server)
+    return asyncio.run(judge_rounds(client, GOLD, rounds, window=window, progress=progress))
 
 
 def test_every_item_is_judged_in_every_round_and_keeps_its_place() -> None:
-    judge, told = FakeJudge(), []
-    judged = asyncio.run(judge_rounds(judge, GOLD, 3, window=4, progress=told.append))
-    assert set(judge.asked.values()) == {3} and len(judge.asked) == 7
+    server, told = FakeTransport(), []
+    judged = run(server, 3, 4, told.append)
+    assert set(server.asked.values()) == {3} and len(server.asked) == 7
     assert [[one.score for one in each] for each in judged.rounds] == [list(range(1, 8))] * 3
     assert told == list(range(1, 22))
 
 
+def test_no_judgement_is_asked_with_the_fence_of_another() -> None:
+    server = FakeTransport()
+    run(server, 3, 4)
+    assert len(server.fences) == 21
+
+
 def test_no_more_are_asked_at_a_time_than_the_window() -> None:
-    judge = FakeJudge()
-    asyncio.run(judge_rounds(judge, GOLD, 1, window=2))
-    assert judge.most == 2
+    server = FakeTransport()
+    run(server, 1, 2)
+    assert server.most == 2
 
 
 def test_what_has_no_verdict_lowers_the_coverage_and_is_no_score() -> None:
