@@ -72,9 +72,9 @@ No token is taken with `-e`, and none reaches Ansible's files, a command line or
 program alone and handed to the step on this machine that asks the Hub, through a file in memory that is gone with the
 run; a node that needs a token reads its own file (`model_cache_token_file`).
 
-The API key of a judge is in a file (`--api-key-file`), in the variable `JUDGE_API_KEY`, or with `--env` in the Secret of
-that environment; no option takes it. `JUDGE_API_KEY` is for servers that `--url` names: an environment's judge is never
-sent it, and no program that we start inherits it.
+The API key of a judge is in a file (`--api-key-file`), in the variable `JUDGE_API_KEY`, or with `--env` in the Secret
+of that environment; no option takes it. `JUDGE_API_KEY` is for servers that `--url` names: an environment's judge is
+never sent it, and no program that we start inherits it.
 
 ## Commands
 """
