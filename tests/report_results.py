@@ -36,8 +36,9 @@ def verdict(overall: int = 7, others: int | None = None, *, grounds: Iterable[tu
 
 def failed(reason: Reason = Reason.SERVER_TIMEOUT, *, status: Status = Status.ERROR, **facts: Any) -> Verdict:
     """Return a verdict without a score."""
-    facts = {"message": "the server did not answer within 60 s", "latency_ms": 60_000.0, "requests": 5, **facts}
-    return Verdict(status, reason=reason, provenance=PROVENANCE, **facts)
+    facts = {"message": "the server did not answer within 60 s", "latency_ms": 60_000.0, "requests": 5,
+             "provenance": PROVENANCE, **facts}
+    return Verdict(status, reason=reason, **facts)
 
 
 def comparison(first: str | None = "a", second: str | None = "a", **facts: Any) -> Comparison:

@@ -7,6 +7,7 @@ excerpts in which nothing is invisible, and the page forbids the browser to run 
 from __future__ import annotations
 
 import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,6 +52,7 @@ def render(report: Report, title: str | None = None, *, now: datetime.datetime |
     return page.encode("utf-8", "replace").decode()
 
 
+@cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -25,8 +25,8 @@ def test_an_empty_text_has_no_piece() -> None:
 
 
 @pytest.mark.parametrize("hidden", [
-    "\u202e", "\u2066", "\u200b", "\u200f", "\ufeff", "\x00", "\x1b", "\x7f", "\x85", "\u2028", "\u00ad", "\u3164", "\ufffe",
-    "\ud800", "\udfff", "\U000e0041", "\U000e0100", "\U0001d173", "\u180e", "\u034f", "\ufe00\ufe01",
+    "\u202e", "\u2066", "\u200b", "\u200f", "\ufeff", "\x00", "\x1b", "\x7f", "\x85", "\u2028", "\u00ad", "\u3164",
+    "\ufffe", "\ud800", "\udfff", "\U000e0041", "\U000e0100", "\U0001d173", "\u180e", "\u034f", "\ufe00\ufe01",
 ])  # fmt: skip
 def test_what_nobody_sees_is_written_out(hidden: str) -> None:
     shown = excerpt(f"a{hidden}b")
@@ -44,7 +44,8 @@ def test_a_long_run_of_hidden_characters_is_counted_and_not_listed() -> None:
 
 
 @pytest.mark.parametrize("kept", [
-    f"{ARABIC}\u200c{ARABIC}", "\U0001f468\u200d\U0001f469", "\u2764\ufe0f", "caf\u00e9", f"{HEBREW} 123", "\ufffd", "\u4f60\u597d",
+    f"{ARABIC}\u200c{ARABIC}", "\U0001f468\u200d\U0001f469", "\u2764\ufe0f", "caf\u00e9", f"{HEBREW} 123", "\ufffd",
+    "\u4f60\u597d",
 ])  # fmt: skip
 def test_what_a_script_or_an_emoji_needs_stays(kept: str) -> None:
     assert excerpt(kept).pieces == (Piece("text", kept),)
