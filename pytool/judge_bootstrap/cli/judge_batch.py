@@ -139,10 +139,10 @@ def _stopped(judge: OpenJudge, error: Exception) -> Exception:
     if not isinstance(error, BatchStopped):
         return error
     if error.reason not in list(Reason):
-        return BootstrapError(f"{error.reason}: {error.message}", reason=error.reason, hint=error.hint)
+        return BootstrapError(error.message, reason=error.reason, hint=error.hint)
     of_server = judge.error_of(error.reason, error.message)
-    hint = error.hint or GOES_ON
-    of_server.hint = f"{of_server.hint}   # then {hint}" if of_server.hint else hint
+    if error.hint:
+        of_server.hint = f"{of_server.hint}   # then {error.hint}" if of_server.hint else error.hint
     return of_server
 
 
@@ -151,7 +151,7 @@ def _error_of(summary: Summary, out: Path) -> BootstrapError | None:
         return None
     hints = {"COVERAGE_LOW": f"judge-bootstrap judge report {out}   # why; then the same command with --retry-failed",
              "CANARY_DRIFT": f"judge-bootstrap judge calibrate   # how far the judge is off; trust no score in {out}"}
-    return BootstrapError(f"{summary.reason}: {summary.message}", reason=summary.reason, hint=hints[summary.reason])
+    return BootstrapError(summary.message, reason=summary.reason, hint=hints[summary.reason])
 
 
 class _Shown:
@@ -206,7 +206,9 @@ def _answer(app: AppContext, summary: Summary, out: Path, error: BootstrapError 
     if not app.quiet:
         for line in _lines(summary, out, was_complete):
             app.say(line)
-    return app.fail(error) if error else int(ExitCode.OK)
+    if error is None:
+        return int(ExitCode.OK)
+    return app.fail(BootstrapError(f"{error.reason}: {error.message}", reason=error.reason, hint=error.hint))
 
 
 def _lines(summary: Summary, out: Path, was_complete: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -15,5 +16,6 @@ class BatchStopped(Exception):
 
 def unwritable(path: Path, error: OSError) -> BatchStopped:
     """Return what a file that cannot be written stops a batch with."""
+    look = f"mkdir -p {path.parent}" if error.errno == errno.ENOENT else f"df -h {path.parent}; ls -ld {path.parent}"
     return BatchStopped(f"{path} cannot be written: {error.strerror or error}", reason="OUTPUT_UNWRITABLE",
-                        hint=f"df -h {path.parent}; ls -ld {path.parent}   # then the same command again: it goes on")
+                        hint=f"{look}   # then the same command again: it goes on")

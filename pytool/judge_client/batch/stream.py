@@ -14,6 +14,7 @@ from judge_client.async_client import AsyncJudgeClient
 from judge_client.batch.breaker import PATIENCE_SECONDS
 from judge_client.batch.crew import Crew, each
 from judge_client.batch.items import Item
+from judge_client.batch.window import Window
 from judge_client.judging import Judging
 from judge_client.transport import AsyncTransport
 from judge_client.verdict import Reason, Status, Verdict
@@ -74,6 +75,8 @@ def judge_in_thread(judging: Judging, api_key: str, items: Iterable[Item | tuple
     Items are read in the caller's thread. A caller who takes long over a verdict holds nothing up but new items, and
     one who stops early ends the requests that are in flight.
     """
+    Window(window)  # an option out of range is said here, and not by the thread
+    check_votes(options.get("votes", 1))
     thread = _Background(judging, api_key, window, options)
     try:
         yield from thread.verdicts(items)
@@ -111,7 +114,7 @@ class _Background:
                 except StopIteration:
                     more = False
                     self._hand(None)
-            if not owed:
+            if not owed and self._error is None:
                 break
             yield self._next()
             owed -= 1
