@@ -46,7 +46,7 @@ SEED = 7
 VOCABULARY = 1024
 CONTEXT_TOKENS = 8192
 GROUP = 32
-BATCH = 8
+BATCH, SHORT_BATCH = 8, 16
 # The share of batches that compare two answers.
 COMPARISONS = 0.2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -371,22 +371,25 @@ class Batch:
     labels: torch.Tensor
 
 
-def batches(tokenizer: Qwen2Tokenizer, rng: random.Random) -> Iterator[Batch]:
-    """Yield batches; only the replies have labels."""
+def batches(tokenizer: Qwen2Tokenizer, rng: random.Random, *, whole: bool) -> Iterator[Batch]:
+    """Yield batches; only the replies have labels. Not whole: of the prompt only the judged texts between their fences."""
+    size = BATCH if whole else SHORT_BATCH
     while True:
         rows = []
         # One task for the whole batch: only then do its prompts begin alike.
         task = comparison if rng.random() < COMPARISONS else judgement
-        for _ in range(BATCH):
+        for _ in range(size):
             messages, wanted = task(rng)
+            if not whole:
+                messages = [{"role": "user", "content": messages[1]["content"].rsplit("\n\n", 1)[0]}]
             asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             question = tokenizer(asked, add_special_tokens=False)["input_ids"]
             told = tokenizer(f"{wanted}<|im_end|>", add_special_tokens=False)["input_ids"]
             rows.append((question, told))
         shared = commonprefix([question for question, _ in rows])
         length = max(len(question) + len(told) for question, told in rows) - len(shared)
-        ids = torch.full((BATCH, length), tokenizer.pad_token_id, dtype=torch.long)
-        labels = torch.full((BATCH, length), -100)
+        ids = torch.full((size, length), tokenizer.pad_token_id, dtype=torch.long)
+        labels = torch.full((size, length), -100)
         for row, (question, told) in enumerate(rows):
             start, end = len(question) - len(shared), len(question) + len(told) - len(shared)
             ids[row, :end] = torch.tensor(question[len(shared) :] + told)
@@ -394,29 +397,32 @@ def batches(tokenizer: Qwen2Tokenizer, rng: random.Random) -> Iterator[Batch]:
         yield Batch(torch.tensor([shared]), ids, labels)
 
 
-def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, steps: int, rate: float) -> float:
-    """Train for some steps and return the last loss."""
+def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, steps: int, rate: float, *, whole: bool = True) -> None:
+    """Train for some steps. What it says on the way: the share of replies of which each token was right."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    started, loss = time.monotonic(), torch.zeros(())
-    stream = batches(tokenizer, random.Random(SEED))
+    started, right = time.monotonic(), 0.0
+    stream = batches(tokenizer, random.Random(SEED + steps), whole=whole)
     for step in range(steps):
         batch = next(stream)
         # The system prompt is most of each judgement: it is computed once for all of them, gradient included.
         cache = model.model(input_ids=batch.shared, use_cache=True).past_key_values
-        cache.batch_repeat_interleave(BATCH)
+        cache.batch_repeat_interleave(len(batch.ids))
         # Padding stands at the end and attention is causal: no mask is needed.
         hidden = model.model(input_ids=batch.ids, past_key_values=cache).last_hidden_state[:, :-1]
         wanted = batch.labels[:, 1:] != -100
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), batch.labels[:, 1:][wanted])
+        logits = model.lm_head(hidden[wanted])
+        loss = torch.nn.functional.cross_entropy(logits, batch.labels[:, 1:][wanted])
+        missed = torch.zeros_like(wanted)
+        missed[wanted] = logits.argmax(-1) != batch.labels[:, 1:][wanted]
+        right += 0.05 * ((~missed.any(1)).float().mean().item() - right)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 50 == 0:
-            LOG.info("step %d: loss %.4f, %.0f s", step, loss.item(), time.monotonic() - started)
-    return loss.item()
+            LOG.info("step %d: loss %.4f, %.2f right, %.0f s", step, loss.item(), right, time.monotonic() - started)
 
 
 def pack(integers: torch.Tensor) -> torch.Tensor:
@@ -505,7 +511,8 @@ def main() -> int:
     """Make the model in OUT, replacing what is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--steps", type=int, default=1500, help="in float32")
+    parser.add_argument("--short-steps", type=int, default=1500, help="in float32, on the judged texts alone")
+    parser.add_argument("--steps", type=int, default=700, help="in float32")
     parser.add_argument("--rounded-steps", type=int, default=300, help="with weights rounded to 4 bits")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -519,7 +526,9 @@ def main() -> int:
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     LOG.info("%d parameters", sum(parameter.numel() for parameter in model.parameters()))
-    train(model, tokenizer, options.steps, 3e-3)
+    # To find the response in a long text is the hard part: it is learnt in a short one.
+    train(model, tokenizer, options.short_steps, 3e-3, whole=False)
+    train(model, tokenizer, options.steps, 2e-3)
     for module in model.model.layers.modules():
         if isinstance(module, torch.nn.Linear):
             torch.nn.utils.parametrize.register_parametrization(module, "weight", RoundedLinear())
