@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Barrier, Lock, Thread
 from typing import Any
 
 from judge_client.exchange import Answer, Failure, Pause, Request, Steps
@@ -112,6 +112,8 @@ class Server:
         self.raw: bytes | None = None
         self.headers: dict[str, str] = {}
         self.delay_seconds = 0.0
+        # Completions wait here until so many are asked for at the same time.
+        self.gate: Barrier | None = None
         # Writes a whole answer to a completion by itself, headers included; the connection is closed after it.
         self.write: Callable[[Any], None] | None = None
         self.asked: list[tuple[str, str | None, Any]] = []
@@ -168,6 +170,8 @@ def serving() -> Iterator[Server]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             told.note(self.path, self.headers, body)
             time.sleep(told.delay_seconds)
+            if told.gate is not None and self.command == "POST":
+                told.gate.wait()
             if told.write is not None and self.command == "POST":
                 self.close_connection = True
                 try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any, Final, Self
 
 from judge_client.client import JudgeClient
 from judge_client.exchange import Policy, root_of
+from judge_client.replies import shown
 from judge_client.verdict import Status
 
 DEFAULT_HOST: Final = "judge-inference-service"
@@ -36,18 +38,20 @@ class JudgeInferenceClient:
         host = host if host is not None else told["host"] if told["host"] is not None else DEFAULT_HOST
         port = port if port is not None else told["port"] if told["port"] is not None else DEFAULT_PORT
         model_name = model_name if model_name is not None else told["model_name"]
-        # Settings documents carry numbers as text now and then; a bool is no number.
-        if isinstance(port, bool) or not str(port).isascii() or not str(port).isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"services.judge_inference.port is {port!r}, wanted a number from 1 to 65535")
+        # Settings documents carry numbers as text now and then.
+        if isinstance(port, str) and re.fullmatch(r"[0-9]{1,5}", port):
+            port = int(port)
+        if type(port) is not int or not 0 < port < 65536:
+            raise ValueError(f"services.judge_inference.port is {shown(port)}, wanted a number from 1 to 65535")
         if model_name is not None and (not isinstance(model_name, str) or not model_name):
-            raise ValueError(f"judge.model_name is {model_name!r}, wanted the name that the server serves")
+            raise ValueError(f"judge.model_name is {shown(model_name)}, wanted the name that the server serves")
         try:
             if not isinstance(host, str) or not host or any(one in host for one in "/@?#"):
                 raise ValueError
             shown_host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-            self.base_url = f"{root_of(f'http://{shown_host}:{int(port)}')}/v1"
+            self.base_url = f"{root_of(f'http://{shown_host}:{port}')}/v1"
         except ValueError:
-            raise ValueError(f"services.judge_inference.host is {host!r}, wanted a host name or address") from None
+            raise ValueError(f"services.judge_inference.host is {shown(host)}, wanted a host name or address") from None
         self.model_name = model_name
         self._zero_on_failure = zero_on_failure
         self._options: dict[str, Any] = {"api_key": api_key, "timeout_seconds": timeout_seconds}
