@@ -84,6 +84,7 @@ def calibrate(app: AppContext, server: ServerChoice, gold_file: str | None, roun
     """
     from judge_client.calibration import built_in_gold, check_place, need_statistics, read_baseline, read_gold
     from judge_client.calibration.gold import BUILT_IN_NAME
+    from judge_client.calibration.statistics import FEWEST_FOR_INTERVALS
 
     app.command = "judge calibrate"
     if baseline_file and accept_file:
@@ -96,6 +97,9 @@ def calibrate(app: AppContext, server: ServerChoice, gold_file: str | None, roun
         check_place(accept_file)
     gold = read_gold(gold_file) if gold_file else built_in_gold()
     name = gold_file or BUILT_IN_NAME
+    if (baseline_file or accept_file) and len(gold) < FEWEST_FOR_INTERVALS:
+        raise UsageProblem(f"{name}: holds {len(gold)} items, wanted {FEWEST_FOR_INTERVALS} to tell drift",
+                           reason="GOLD_UNUSABLE", hint="add answers; 50 are a good beginning")
     with open_judge(app, server) as judge:
         _check_fit(gold, name, judge.rubric, baseline, baseline_file)
         started = time.monotonic()
@@ -220,9 +224,11 @@ def _drifted(found: Mapping[str, Any], baseline: Baseline, baseline_file: str | 
     told = {name: one for name, one in moved.items() if one["shown"]} or moved
     message = "; ".join(f"{name} {one['why']}" for name, one in told.items())
     hint = f"judge-bootstrap judge calibrate ... --accept {baseline_file}   # if the new scores are the right ones"
+    verdict = "does not judge"
     if not any(one["shown"] for one in moved.values()):
-        hint = "judge-bootstrap judge calibrate ... --rounds 5, or a larger gold set: more rounds, narrower intervals"
-    return BootstrapError(f"the judge is not the one accepted on {baseline.time} (tolerance {found['tolerance']:g}): "
+        verdict = "cannot be said to judge"
+        hint = "judge-bootstrap judge calibrate ... --rounds 5   # or a larger gold set: narrower intervals"
+    return BootstrapError(f"the judge {verdict} as accepted on {baseline.time} (tolerance {found['tolerance']:g}): "
                           f"{message}", reason="CALIBRATION_DRIFT", hint=hint)
 
 
@@ -300,12 +306,14 @@ def _cell(estimate: Mapping[str, Any], form: str = "{:.2f}") -> str:
 
 def _reasons_of(outcome: Outcome) -> list[str]:
     """Return why figures are missing from the table, each reason once."""
-    found: dict[str, list[str]] = {}
-    for name, criterion in outcome.agreement["criteria"].items():
+    criteria = outcome.agreement["criteria"]
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, criterion in criteria.items():
         for figure in ("spearman", "kappa"):
             if criterion[figure]["value"] is None:
-                found.setdefault(criterion[figure]["reason"], []).append(f"{figure} of {name}")
-    return [f"no {', '.join(figures)}: {reason}" for reason, figures in found.items()]
+                found.setdefault((figure, criterion[figure]["reason"]), []).append(name)
+    return [f"no {figure} of {'any criterion' if len(names) == len(criteria) else ', '.join(names)}: {reason}"
+            for (figure, reason), names in found.items()]
 
 
 def _as_json(app: AppContext, outcome: Outcome, baseline: Baseline | None, baseline_file: str | None) -> dict[str, Any]:

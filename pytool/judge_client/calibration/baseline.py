@@ -18,7 +18,7 @@ from judge_client.rubric import HIGHEST, LOWEST
 KIND: Final = "judge-calibration"
 SCHEMA: Final = 1
 UNUSABLE: Final = "BASELINE_UNUSABLE"
-AGAIN: Final = "judge-bootstrap judge calibrate --accept FILE   # accepts the scores of the judge that runs now"
+AGAIN: Final = "judge-bootstrap judge calibrate ... --accept FILE   # accepts the scores of the judge that runs now"
 LARGEST_BYTES: Final = 256 * 1024 * 1024
 # A judge whose mean holds may still give other items the points: on average a score may lie this many tolerances away.
 DISTANCE_TOLERANCES: Final = 2

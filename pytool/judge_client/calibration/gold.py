@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -24,13 +24,17 @@ _TEXTS: Final = {"original_prompt": "prompt", "model_response": "response"}
 
 @dataclass(frozen=True)
 class GoldItem:
-    """An answer and the scores it deserves, by criterion, overall included. `note` says why, for people."""
+    """An answer and the scores it deserves, by criterion, overall included. `note` says why, for people.
+
+    `line` is where it stands in its file.
+    """
 
     id: str
     original_prompt: str
     model_response: str
     scores: Mapping[str, int]
     note: str = ""
+    line: int = field(default=0, compare=False)
 
 
 def built_in_gold() -> tuple[GoldItem, ...]:
@@ -84,7 +88,7 @@ def check_criteria(items: Sequence[GoldItem], name: str, rubric: Rubric) -> None
     """Raise InputProblem GOLD_UNUSABLE unless every item has a score for each criterion of the rubric, and no other."""
     for item in items:
         if found := _other_names(item.scores, rubric.names):
-            raise InputProblem(f"gold set {name}, item {item.id[:60]!r}: {found}",
+            raise InputProblem(f"{name} line {item.line}: {found}",
                                reason=UNUSABLE, hint=f"give a GOLD.jsonl with the scores of the rubric {rubric.name!r}")
 
 
@@ -132,7 +136,8 @@ def _item(document: Mapping[str, Any], where: str, number: int, names: Sequence[
         raise _problem(where, "scores is missing: an object with a score for each criterion")
     _check_scores(scores, where, names)
     note = document.get("note")
-    return GoldItem(str(identity), **texts, scores=dict(scores), note=note if isinstance(note, str) else "")
+    return GoldItem(str(identity), **texts, scores=dict(scores), note=note if isinstance(note, str) else "",
+                    line=number)
 
 
 def _check_scores(scores: Mapping[str, Any], where: str, names: Sequence[str] | None) -> None:
@@ -150,8 +155,9 @@ def _other_names(scores: Mapping[str, Any], names: Sequence[str]) -> str | None:
     unknown = [name[:60] for name in scores if name not in names]
     if not missing and not unknown:
         return None
-    found = [*(f"no score for {name}" for name in missing), *(f"an unknown score {name!r}" for name in unknown)]
-    return f"has {', '.join(found)}; wanted scores for exactly {', '.join(names)}"
+    found = " and ".join(filter(None, [f"no score for {', '.join(missing)}" if missing else "",
+                                       f"scores for {', '.join(unknown)}" if unknown else ""]))
+    return f"has {found}; wanted scores for exactly {', '.join(names)}"
 
 
 def _problem(where: str, found: str) -> InputProblem:

@@ -132,8 +132,7 @@ def test_a_judge_that_always_says_seven_gets_reasons_and_no_nan(desk: Desk, serv
     assert result.exit_code == 0 and "NaN" not in result.stdout
     assert found["agreement"]["criteria"]["safety"]["spearman"]["reason"].startswith("the judge's scores are all 7")
     text = calibrate(desk, server).stdout
-    assert ("no spearman of accuracy, spearman of relevance, spearman of helpfulness, spearman of safety, spearman of "
-            "pleasing, spearman of overall: the judge's scores are all 7: there is no order to compare") in text
+    assert "\nno spearman of any criterion: the judge's scores are all 7: there is no order to compare\n" in text
 
 
 def test_what_was_accepted_is_no_drift(desk: Desk, server: Server, tmp_path: Path) -> None:
@@ -158,7 +157,7 @@ def test_a_criterion_that_went_down_is_drift_and_is_named(desk: Desk, server: Se
     result = calibrate(desk, server, "--baseline", path)
     assert result.exit_code == 1
     assert "safety\t55\t-2." in result.stdout
-    assert result.stderr.startswith("Error: CALIBRATION_DRIFT: the judge is not the one accepted on ")
+    assert result.stderr.startswith("Error: CALIBRATION_DRIFT: the judge does not judge as accepted on ")
 
 
 def test_a_judge_that_wavers_too_much_is_not_called_drifted_for_sure(desk: Desk, server: Server, tmp_path: Path
@@ -171,6 +170,7 @@ def test_a_judge_that_wavers_too_much_is_not_called_drifted_for_sure(desk: Desk,
     code, found = answer(desk, server, "--baseline", path, "--window", "1")
     assert code == 1
     assert found["drift"]["criteria"]["overall"]["shown"] is False
+    assert found["message"].startswith("the judge cannot be said to judge as accepted on ")
     assert "--rounds 5" in found["hint"]
 
 
@@ -178,8 +178,8 @@ def test_a_baseline_of_another_gold_set_is_refused_before_anything_is_asked(desk
                                                                             ) -> None:
     calibrate(desk, server, "--accept", str(tmp_path / "base.json"))
     gold = tmp_path / "gold.jsonl"
-    gold.write_text(json.dumps({"id": "a", "original_prompt": "P", "model_response": "R",
-                                "scores": dict.fromkeys(CRITERION_NAMES, 5)}))
+    gold.write_text("\n".join(json.dumps({"id": f"a{one}", "original_prompt": "P", "model_response": "R",
+                                          "scores": dict.fromkeys(CRITERION_NAMES, 5)}) for one in range(10)))
     server.asked = 0
     code, found = answer(desk, server, str(gold), "--baseline", str(tmp_path / "base.json"))
     assert (code, found["reason"]) == (2, "BASELINE_UNUSABLE")
@@ -246,7 +246,16 @@ def test_a_gold_file_of_another_rubric_says_what_is_missing(desk: Desk, server: 
                       '[criteria.levels]\n1 = "cold"\n10 = "warm"\n')
     code, found = answer(desk, server, "--rubric", str(rubric))
     assert (code, found["reason"], server.asked) == (2, "GOLD_UNUSABLE", 0)
-    assert "no score for warmth" in found["message"]
+    assert found["message"].startswith("built-in line 1: has no score for warmth and scores for accuracy, relevance, ")
+
+
+def test_nine_items_are_too_few_for_a_baseline(desk: Desk, server: Server, tmp_path: Path) -> None:
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text("\n".join(json.dumps({"original_prompt": "P", "model_response": "R",
+                                          "scores": dict.fromkeys(CRITERION_NAMES, 5)}) for _ in range(9)))
+    code, found = answer(desk, server, str(gold), "--accept", str(tmp_path / "base.json"))
+    assert (code, found["reason"], server.asked) == (2, "GOLD_UNUSABLE", 0)
+    assert found["message"] == f"{gold}: holds 9 items, wanted 10 to tell drift"
 
 
 def test_a_rubric_of_ones_own_is_calibrated_with_its_own_gold(desk: Desk, server: Server, tmp_path: Path) -> None:
