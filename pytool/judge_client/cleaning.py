@@ -20,22 +20,47 @@ MAX_CHARACTERS: Final = 16_000
 
 # Written between the characters of a token that must not be read as one.
 _BREAK: Final = " "
-# Control tokens of the chat formats in use: ChatML and its kin (<|im_start|>), with DeepSeek's fullwidth bars, Llama 2
-# ([INST], <<SYS>>, <s>), Gemma (<start_of_turn>), Mistral ([TOOL_CALLS]), Phi and others (<|...|>), Alpaca (### ...:).
-_TOKENS: Final = re.compile(
-    r"<\s*[|\uff5c]|[|\uff5c]\s*>"
-    r"|</?s>|<<\s*/?SYS\s*>>|\[\s*/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS)\s*\]"
-    r"|</?(?:start_of_turn|end_of_turn|bos|eos|pad|unk)>|</?think>",
+# Control tokens of the chat formats in use. A tokenizer knows them by their exact spelling alone, so that only a whole
+# <|name|> is broken up, and the pipes of Elixir and F# are left as they are.
+TOKENS: Final = re.compile(
+    r"<(?=[|\uff5c][^\s|\uff5c<>]{1,60}[|\uff5c]>)"  # ChatML, Llama 3, Phi, Command R; DeepSeek with fullwidth bars
+    r"|\[(?=\|/?[a-z_]{1,30}\|\])"  # EXAONE
+    r"|<(?=/?s>|<\s?/?SYS\s?>>|/?(?:start|end)_of_(?:turn|image|utterance)>|/?(?:bos|eos|pad|unk|sop|eop)(?:_token)?>"
+    r"|/?think>|/?tool_(?:call|response)>)"  # Llama 2, Gemma, Command R; thinking models
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS|gMASK)\])",  # Llama 2, Mistral, GLM
     re.IGNORECASE,
 )
-_ROLE_HEADINGS: Final = re.compile(r"^(#{2,}\s*)(system|instruction|assistant|human|user|response)(\s*:)",
+_ROLE_HEADINGS: Final = re.compile(r"^(#{2,6}[ \t]{0,8})(system|instruction|assistant|human|user|response)(?=\s{0,8}:)",
                                    re.IGNORECASE | re.MULTILINE)
-_MARKERS: Final = re.compile(r"\[(?=\s*(?:END\s+OF\s+)?(?:USER\s+PROMPT|(?:FIRST\s+|SECOND\s+)?RESPONSE)\b)",
-                             re.IGNORECASE)
-_KEPT_CONTROLS: Final = "\n\t"
-# A joiner shapes letters in Persian and in Indic scripts, and makes one emoji of several: between such it stays.
-_JOINERS: Final = "\u200c\u200d"
+MARKERS: Final = re.compile(r"\[(?=\s{0,8}(?:END\s{1,8}OF\s{1,8})?(?:USER\s{1,8}PROMPT|(?:(?:FIRST|SECOND)\s{1,8})?"
+                            r"RESPONSE)\b)", re.IGNORECASE)
+# What ends a line for Unicode, and for a terminal, too.
+_LINE_ENDS: Final = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+# What nobody sees: controls, the format characters of Unicode that have no shape, fillers, the tags that can spell a
+# whole hidden order, and halves of surrogate pairs, which no server can be sent. Selectors of a variant count where
+# they stand for no variant: several in a row, or an ideograph's after something else, can carry bytes.
+INVISIBLE: Final = re.compile(
+    "(?P<control>[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f])"
+    "|(?P<bidi>[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069])"
+    "|(?P<zero_width>[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\u3164"
+    "\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff"
+    "\U000e01f0-\U000e0fff]"
+    "|(?<![\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])[\U000e0100-\U000e01ef]"
+    "|(?<=[\ufe00-\ufe0f\U000e0100-\U000e01ef])[\ufe00-\ufe0f\U000e0100-\U000e01ef])"
+    "|(?P<unencodable>[\ud800-\udfff])"
+)
+# One class of characters is looked for much faster than the groups above; what holds none of these is clean.
+_PERHAPS_INVISIBLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]")
+# A joiner shapes letters in Persian, Mongolian and Indic scripts, and makes one emoji of several: there it stays.
+_JOINERS: Final = "\u200c\u200d\u180e"
 _EMOJI_SELECTOR: Final = "\ufe0f"
+_SKIN_TONES: Final = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+# The only flags that are written with tags.
+_REGIONS: Final = ("".join(chr(0xE0000 + ord(letter)) for letter in region) for region in ("gbeng", "gbsct", "gbwls"))
+FLAGS: Final = re.compile(f"\U0001f3f4(?:{'|'.join(_REGIONS)})\U000e007f")
 
 
 @dataclass(frozen=True)
@@ -54,52 +79,38 @@ class Cleaned:
 def clean(text: str, fence: str, max_characters: int = MAX_CHARACTERS) -> Cleaned:
     """Return `text` as data between marker lines with the code `fence`."""
     counted: Counter[str] = Counter()
-    text = _visible(text, counted)
-    text, broken = _TOKENS.subn(lambda found: _broken_up(found[0]), text)
-    text, headings = _ROLE_HEADINGS.subn(r"\1\2" + _BREAK + r"\3", text)
-    text, markers = _MARKERS.subn("(", text)
-    counted["special_token"] += broken + headings
-    counted["marker"] += markers
+    text = visible(text, counted)
+    if "<" in text or "[" in text:
+        text, counted["special_token"] = TOKENS.subn(lambda found: found[0] + _BREAK, text)
+        text, counted["marker"] = MARKERS.subn("(", text)
+    if "##" in text:
+        text, headings = _ROLE_HEADINGS.subn(r"\1\2" + _BREAK, text)
+        counted["special_token"] += headings
     counted["fence"] += text.count(fence)
     text = text.replace(fence, _BREAK.join((fence[:4], fence[4:])))
     text = _cut(text, max_characters, counted)
     return Cleaned(text, MappingProxyType({kind: count for kind, count in counted.items() if count}))
 
 
-def _broken_up(token: str) -> str:
-    return f"{token[0]}{_BREAK}{token[1:]}"
-
-
-def _visible(text: str, counted: Counter[str]) -> str:
-    """Leave out what nobody sees. The Unicode "tag" characters can spell a whole hidden order; they are format ones."""
-    if text.isascii() and text.isprintable():
+def visible(text: str, counted: Counter[str] | None = None) -> str:
+    """Return the text without what nobody sees, and with one kind of line end; count by kind what was left out."""
+    if _PERHAPS_INVISIBLE.search(text) is None:
         return text
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    kept = []
-    for position, character in enumerate(text):
-        kind = _invisible(character)
-        if kind == "zero_width" and character in _JOINERS and _joins(text, position):
-            kind = None
-        if kind is None:
-            kept.append(character)
-        else:
+    text = _LINE_ENDS.sub("\n", text)
+    if INVISIBLE.search(text) is None:
+        return text
+    flags = {place for found in FLAGS.finditer(text) for place in range(*found.span())}
+
+    def left(found: re.Match[str]) -> str:
+        kind = found.lastgroup
+        place = found.start()
+        if kind == "zero_width" and (place in flags or (found[0] in _JOINERS and _joins(text, place))):
+            return found[0]
+        if counted is not None and kind is not None:
             counted[kind] += 1
-    return "".join(kept)
+        return ""
 
-
-def _invisible(character: str) -> str | None:
-    category = unicodedata.category(character)
-    if category == "Cs":  # half of a surrogate pair: no server can be sent one
-        return "unencodable"
-    if category == "Cc":
-        return None if character in _KEPT_CONTROLS else "control"
-    if category != "Cf":
-        return None
-    return "bidi" if unicodedata.bidirectional(character) in _BIDI_CLASSES or character in "\u200e\u200f\u061c" else (
-        "zero_width")
-
-
-_BIDI_CLASSES: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+    return INVISIBLE.sub(left, text)
 
 
 def _joins(text: str, position: int) -> bool:
@@ -108,7 +119,8 @@ def _joins(text: str, position: int) -> bool:
     if before == _EMOJI_SELECTOR and position > 1:
         before = text[position - 2]
     after = text[position + 1] if position + 1 < len(text) else ""
-    return all(one and ord(one) > 0x5FF and unicodedata.category(one)[0] in "LMS" for one in (before, after))
+    return all(one > "\u05ff" and one not in _JOINERS and (unicodedata.category(one)[0] in "LMS" or one in _SKIN_TONES)
+               for one in (before, after))
 
 
 def _cut(text: str, limit: int, counted: Counter[str]) -> str:
