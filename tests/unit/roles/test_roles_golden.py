@@ -34,7 +34,8 @@ from judge_client.rubric import CRITERION_NAMES, DEFAULT_RUBRIC
 from judge_node.serving.config import parse
 
 EIGHTS = dict.fromkeys(CRITERION_NAMES, 8)
-SOURCE = Source("org/judge", "a" * 40, "vllm:1", "judge", prompt_digest(), DEFAULT_RUBRIC.digest, "2026-11-28T12:00:00+00:00")
+SOURCE = Source("org/judge", "a" * 40, "vllm:1", "judge", prompt_digest(), DEFAULT_RUBRIC.digest,
+                "2026-11-28T12:00:00+00:00")
 ACCEPTED = GoldenFile((Golden("one", "Q?", "A.", "good", EIGHTS), Golden("two", "Q?", "B.", "bad")), SOURCE)
 CONFIG: dict[str, Any] = {
     "served_name": "judge", "commit": "a" * 40, "manifest_digest": "sha256:d", "repo_id": "org/judge",
@@ -123,7 +124,7 @@ def test_a_golden_request_is_the_one_that_the_client_sends(asked: list[Any]) -> 
     """The gateway's question must be the clients' question, or the golden answers say nothing of verdicts."""
     one = BUILT_IN[4]
     url = asked[0]
-    with JudgeClient(url, "judge") as judge:
+    with JudgeClient(url, "judge", max_retries=0) as judge:
         judge.judge(one.question, one.answer, fence=fence_of(one))
     assert asked[1:] == [request_of(one, "judge")]
 
