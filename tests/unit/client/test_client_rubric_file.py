@@ -66,6 +66,10 @@ def test_the_example_of_the_documentation_can_be_read(tmp_path: Path) -> None:
     assert rubric.overall.question == "Would you send it?"
 
 
+def test_the_documentation_shows_the_example() -> None:
+    assert EXAMPLE in (Path(__file__).parents[3] / "docs/judge.md").read_text()
+
+
 def test_json_and_toml_say_the_same(read: Callable[..., Rubric]) -> None:
     toml = b"""name = "mine"
         [[criteria]]
