@@ -21,6 +21,7 @@ from urllib.parse import quote
 import click
 from judge_bootstrap.cli.main import COMMANDS, cli
 from judge_lab.hub import HubServer
+from pod_servers import served
 from run_drills import (
     MODEL_BYTES,
     RUN_ID,
@@ -29,12 +30,17 @@ from run_drills import (
     private_directories_of,
     slow_download,
 )
+from secret_judges import judging, lay_out, parrot
 from ssh_hosts import MARK, Hosts, children_of, environment_of, pids, ssh_hosts, wait_until
 from weights import HEAD_BYTES, weights
 
 GATED = "drill/gated"
 # These may stand in the environment of our own processes on the controller: that is how AWS's tools know who they are.
 AWS_CANARIES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+# These are in files, or typed; all others are in the environment of the user.
+NOT_IN_ENVIRONMENT = ("KEY_IN_FILE", "KUBE_TOKEN", "TYPED_TOKEN")
+# Words of a command line that stand for the drill's judges: one that judges, and one that says its key back.
+JUDGE, PARROT = "JUDGE-URL", "PARROT-URL"
 SAMPLE_SECONDS = 0.03
 LARGEST_FILE_BYTES = 8 << 20
 
@@ -49,6 +55,7 @@ def canaries() -> dict[str, str]:
     return {"HF_TOKEN": "hf_" + word(34), "HUGGING_FACE_HUB_TOKEN": "hf_" + word(34),
             "AWS_SECRET_ACCESS_KEY": f"{word(18)}/{word(10)}+{word(9)}",
             "AWS_SESSION_TOKEN": f"{word(80)}/+{word(12)}==",
+            "JUDGE_API_KEY": "key-" + word(40), "KEY_IN_FILE": "key-" + word(40),
             "KUBE_TOKEN": "kube-" + word(40), "TYPED_TOKEN": "typed-" + word(30)}
 
 
@@ -185,12 +192,46 @@ def scenarios(typed: str) -> list[Scenario]:
         Scenario("health", (*drill, "health", "-vvv"), (1, 2)),
         Scenario("warmup", (*drill, "warmup", "-vvv", "--json"), (1, 2)),
         Scenario("logs", (*drill, "logs", "-f", "-vvv"), (1, 2)),
+        *judge_scenarios(drill, typed),
         # The lab itself is brought up by the integration tests; here its commands only look, or refuse.
         Scenario("lab status", ("lab", "status"), (0, 1)),
         Scenario("lab env", ("lab", "env"), (0, 1)),
         Scenario("lab up", ("lab", "up", "--nodes", "999"), (2,)),
         Scenario("lab down", ("lab", "down", "--bogus"), (2,)),
         Scenario("lab node", ("lab", "node", "explode", "node-1"), (2,)),
+    ]
+
+
+def judge_scenarios(drill: tuple[str, ...], typed: str) -> list[Scenario]:
+    """Return those of `judge`: keys in JUDGE_API_KEY and in a file, and a server that puts them into its errors."""
+    pair = ("--prompt", "2+2?", "--response", "4")
+    two = ("--prompt", "2+2?", "--response-a", "4", "--response-b", "5")
+    in_file = ("--api-key-file", "api-key")
+    return [
+        Scenario("judge score", ("judge", "score", "--url", JUDGE, *pair, "-vvv")),
+        Scenario("judge score", ("judge", "score", "--url", JUDGE, *pair, *in_file, "--json")),
+        Scenario("judge score", ("judge", "score", "--url", PARROT, *pair, "-vvv"), (1,)),
+        Scenario("judge score", ("judge", "score", "--url", PARROT, *pair, *in_file, "--json"), (1,)),
+        Scenario("judge score", ("judge", "score", "--url", PARROT, *pair, *in_file, "--votes", "3", "-vvv"), (1,)),
+        Scenario("judge score", ("judge", "score", "--url", f"http://user:{typed}@127.0.0.1:9", *pair), (2,)),
+        Scenario("judge score", ("judge", "score", "--url", JUDGE, *pair), (2,),
+                 environment={"JUDGE_API_KEY": f"Bearer {typed}"}),
+        # No cluster answers there.
+        Scenario("judge score", (*drill, "judge", "score", *pair, "-vvv"), (1,)),
+        Scenario("judge compare", ("judge", "compare", "--url", JUDGE, *two, "-vvv")),
+        Scenario("judge compare", ("judge", "compare", "--url", PARROT, *two, *in_file, "-vvv", "--json"), (1,)),
+        Scenario("judge compare", ("judge", "compare", "pairs.jsonl", "--url", JUDGE, "--no-canaries", "-vvv")),
+        # This judge likes everything, so its canaries fail the batch.
+        Scenario("judge batch", ("judge", "batch", "items.jsonl", "--url", JUDGE, "-vvv"), (1,)),
+        # What the judge could not be asked for is in the output with the server's own words.
+        Scenario("judge batch", ("judge", "batch", "items.jsonl", "--url", PARROT, *in_file, "--out", "parrot.jsonl",
+                                 "-vvv"), (1,)),
+        Scenario("judge batch", ("judge", "batch", "items.jsonl", "--url", PARROT, "--out", "said.jsonl", "--json"),
+                 (1,)),
+        Scenario("judge calibrate", ("judge", "calibrate", "gold.jsonl", "--url", JUDGE, "-vvv")),
+        Scenario("judge calibrate", ("judge", "calibrate", "gold.jsonl", "--url", PARROT, *in_file, "--json"), (1,)),
+        Scenario("judge report", ("judge", "report", "items.verdicts.jsonl", "-vvv")),
+        Scenario("judge report", ("judge", "report", "parrot.jsonl", "--json")),
     ]
 
 
@@ -201,7 +242,7 @@ def verbs() -> set[str]:
     for name in COMMANDS:
         command = cli.get_command(ctx, name)
         if isinstance(command, click.Group):
-            found |= {f"{name} {inner}" for inner in command.commands}
+            found |= {f"{name} {inner}" for inner in command.list_commands(ctx)}
         else:
             found.add(name)
     return found
@@ -215,6 +256,8 @@ class SecretDrill:
     hosts: Hosts
     hub: HubServer
     watch: Watch
+    # What stands in a command line for the URL that is not known before the drill.
+    urls: Mapping[str, str]
 
     def play(self, scenario: Scenario) -> int:
         """Run one scenario under observation; return its exit code."""
@@ -222,7 +265,8 @@ class SecretDrill:
         self.hub.faults[:] = [slow_download()] if scenario.interrupt else []
         if scenario.interrupt:
             self._forget_the_model()
-        process = subprocess.Popen([sys.executable, "-m", "judge_bootstrap", *scenario.words], cwd=self.root / "work",
+        words = [self.urls.get(word, word) for word in scenario.words]
+        process = subprocess.Popen([sys.executable, "-m", "judge_bootstrap", *words], cwd=self.root / "work",
                                    env={**self.environment(log), **scenario.environment}, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, start_new_session=True)
         ended = threading.Event()
@@ -271,7 +315,7 @@ class SecretDrill:
 
     def environment(self, log: Path) -> dict[str, str]:
         """Return the environment of a user who has all the secrets, and nothing else of this machine's."""
-        given = {name: value for name, value in self.watch.secrets.items() if name not in ("KUBE_TOKEN", "TYPED_TOKEN")}
+        given = {name: value for name, value in self.watch.secrets.items() if name not in NOT_IN_ENVIRONMENT}
         return {
             **given, "PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE / "pytool"), "HOME": str(self.root / "home"),
             "TMPDIR": str(self.root / "tmp"), "LOG_FILE": str(log), "AWS_ACCESS_KEY_ID": "AKIADRILLDRILLDRILL0",
@@ -300,7 +344,12 @@ def secret_drill(root: Path) -> Iterator[SecretDrill]:
         f"users: [{{name: drill, user: {{token: {planted['KUBE_TOKEN']}}}}}]\n"
         "contexts: [{name: drill, context: {cluster: drill, user: drill}}]\n")
     node_token.write_text(planted["HF_TOKEN"])
-    with (HubServer(root / "models", "127.0.0.1", 0, tokens={GATED: planted["HF_TOKEN"]}) as hub,
+    key_file = root / "work" / "api-key"
+    key_file.write_text(planted["KEY_IN_FILE"])
+    lay_out(root / "work")
+    with (served(judging(planted["JUDGE_API_KEY"], planted["KEY_IN_FILE"])) as judge_url,
+          served(parrot()) as parrot_url,
+          HubServer(root / "models", "127.0.0.1", 0, tokens={GATED: planted["HF_TOKEN"]}) as hub,
           ssh_hosts(root / "hosts", 2, variables={
               "model_cache_repo_id": GATED, "model_cache_hub_endpoint": hub.url,
               "model_cache_token_file": str(node_token),
@@ -313,4 +362,5 @@ def secret_drill(root: Path) -> Iterator[SecretDrill]:
         (far / "all.yml").write_text(
             "judge_environment: {production: false, provider: aws, region: us-east-1, expected_hosts: null,\n"
             "  appconfig: {application: judge-bootstrap, environment: far, profile: judge-inference}}\n")
-        yield SecretDrill(root, hosts, hub, Watch(planted, {kubeconfig, node_token}))
+        yield SecretDrill(root, hosts, hub, Watch(planted, {kubeconfig, node_token, key_file}),
+                          {JUDGE: judge_url, PARROT: parrot_url})
