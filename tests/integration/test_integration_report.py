@@ -14,6 +14,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from report_results import HOSTILE, failed, line, provenance, sample, sample_pairs, verdict, write, write_summary
 
 SIZES = {"phone": (360, 740), "desk": (1280, 800)}
+# Only a hang takes so long: a browser on a machine that has much else to do can be slow.
+PATIENCE_MS = 180_000
 LOOKS = [(size, scheme) for size in SIZES for scheme in ("light", "dark")]
 SECTIONS = {
     "answers": ["glance", "criteria", "weighted", "agreement", "unscored", "suspects", "lowest", "slowest", "requests",
@@ -86,7 +88,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip("the report cannot be looked at here: chromium is missing (make browser-packages)")
     with sync_playwright() as playwright:
         # Tests run as root here and there, and Chromium's own sandbox does not.
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield started
         started.close()
 
@@ -126,6 +128,7 @@ class Seen:
     def __init__(self, browser: Browser, place: Path, size: str, scheme: Any) -> None:
         width, height = SIZES[size]
         self._context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        self._context.set_default_timeout(PATIENCE_MS)
         self.page: Page = self._context.new_page()
         self.trouble: list[str] = []
         self.page.on("console", lambda said: self.trouble.append(f"console: {said.text}"))
@@ -247,6 +250,7 @@ def test_a_printed_page_is_light_and_has_everything_on_it(browser: Browser, page
 
 def test_a_page_works_without_scripts(browser: Browser, pages: dict[str, Path]) -> None:
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(pages["answers"].as_uri())
     assert page.get_by_role("heading", name="Scores by criterion").is_visible()

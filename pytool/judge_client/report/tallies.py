@@ -152,8 +152,9 @@ class Sources:
             counts[told if told in counts or len(counts) < MAX_VALUES else OTHERS] += 1
 
     def values(self) -> dict[str, list[tuple[str | None, int]]]:
-        """Return each aspect's values with their counts, the most frequent first."""
-        return {name: counts.most_common() for name, counts in self._values.items()}
+        """Return each aspect's values with their counts, the most frequent first; what is not told apart comes last."""
+        return {name: sorted(counts.most_common(), key=lambda one: one[0] == OTHERS)
+                for name, counts in self._values.items()}
 
     def mixed(self) -> list[str]:
         """Return the aspects with several values that make scores incomparable."""
