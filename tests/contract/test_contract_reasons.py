@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from judge_client import Reason
 from judge_node.reasons import REASONS
 
 ROOT = Path(__file__).parents[2]
@@ -17,3 +18,8 @@ def test_every_reason_given_in_the_code_is_in_the_registry() -> None:
     given = {code for text in sources for pair in GIVEN.findall(text) for code in pair if code}
     assert {"LOCKED", "NODE_SILENT", "INVENTORY_EMPTY", "SOURCE_DENIED"} <= given
     assert given - set(REASONS) == set()
+
+
+def test_every_reason_of_the_client_is_in_the_registry_and_is_a_failure() -> None:
+    assert {str(reason) for reason in Reason} - set(REASONS) == set()
+    assert {REASONS[str(reason)].exit_code for reason in Reason} == {1}

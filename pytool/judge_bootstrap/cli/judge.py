@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -26,10 +25,10 @@ class JudgeGroup(click.Group):
     """Loads its verbs when they are asked for, and turns what judge_client says of a user's file into a known error."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, (place, _) in VERBS.items() if find_spec(place.partition(":")[0])]
+        return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in VERBS:
             return None
         module, _, attribute = VERBS[cmd_name][0].partition(":")
         command = getattr(import_module(module), attribute)
@@ -38,7 +37,7 @@ class JudgeGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, VERBS[name][1]) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
