@@ -84,7 +84,7 @@ def test_its_index_lists_the_tensors_of_its_shards(plain: Path) -> None:
 def test_the_hub_names_it_by_the_same_commit_everywhere(root: Path) -> None:
     repository = Catalog(root).repository(PLAIN_JUDGE)
     assert repository is not None
-    assert repository.commit == ""
+    assert repository.commit == "41a790c1999e8fd2823409b192fa6ee5bee7ecb1"
 
 
 def test_what_the_hub_serves_already_stays(tmp_path: Path) -> None:
