@@ -136,8 +136,11 @@ def _wait(server: Server) -> None:
         try:
             server.ask("/health/ready")
             return
+        except urllib.error.HTTPError as error:
+            said = str(error)
+            error.close()
         except OSError as error:
-            said = error
+            said = str(error)
         if server.process.poll() is not None or time.monotonic() > until:
             raise RuntimeError(f"vLLM did not come up (exit code {server.process.poll()}, {said}): "
                                f"{server.log[-3000:]}")  # fmt: skip
