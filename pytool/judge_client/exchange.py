@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import datetime
 import json
-import random
 import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from judge_client.verdict import Reason, Status, one_line
 
@@ -117,6 +115,8 @@ class Policy:
 
     def pause_before(self, retry: int, asked_seconds: float | None) -> float:
         """Return how long to wait before retry number `retry` (from 0). What the server asks for is the least."""
+        import random  # here and in root_of, because who only imports us need not wait for it
+
         longest = min(self.longest_pause_seconds, self.first_pause_seconds * 2 ** min(retry, 32))
         # All clients of a server that comes back would otherwise do so in the same moment.
         return max(asked_seconds or 0.0, random.uniform(longest / 2, longest))
@@ -124,6 +124,8 @@ class Policy:
 
 def root_of(base_url: str) -> str:
     """Return a server's address without /v1. Raises ValueError for what is none."""
+    from urllib.parse import urlsplit
+
     wanted = "wanted http://HOST:PORT or http://HOST:PORT/v1"
     try:
         parts = urlsplit(base_url)

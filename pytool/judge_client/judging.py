@@ -33,7 +33,6 @@ from judge_client.exchange import (
 from judge_client.prompts import Message, messages_of, new_fence, prompt_digest
 from judge_client.replies import InvalidReply, Reply, parse_reply, shown
 from judge_client.rubric import DEFAULT_RUBRIC, OVERALL, Rubric
-from judge_client.suspicion import examine
 from judge_client.verdict import Provenance, Reason, Status, Verdict, one_line
 
 __all__ = ["Answer", "Asked", "Failure", "Judging", "Observation", "Pause", "Policy", "Request", "Result",
@@ -148,6 +147,8 @@ class Judging:
     def judge(self, original_prompt: str, model_response: str, *, fence: str | None = None, vote: int | None = None,
               watch: Watch | None = None) -> Steps[Verdict]:
         """Ask for a verdict. `vote` numbers one of several on the same texts, from 0: each is sampled differently."""
+        from judge_client.suspicion import examine  # its word lists take as long to load as all the rest
+
         asked = yield from self.ask(judgement_task(original_prompt, model_response, self.rubric), fence=fence,
                                     vote=vote, watch=watch)
         facts: dict[str, Any] = {

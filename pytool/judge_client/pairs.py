@@ -17,7 +17,6 @@ from judge_client.pair_prompts import (
     pair_prompt_digest,
     parse_pair_reply,
 )
-from judge_client.suspicion import examine
 from judge_client.verdict import Ground, GroundCode, Provenance, Reason, Status
 
 
@@ -84,6 +83,8 @@ class Comparison:
 def compare(judging: Judging, original_prompt: str, response_a: str, response_b: str, *,
             watch: Watch | None = None) -> Steps[Comparison]:
     """Ask which of two responses is the better one, in both orders. Raises TypeError for texts that are not text."""
+    from judge_client.suspicion import examine
+
     for name, text in (("response_a", response_a), ("response_b", response_b)):
         if not isinstance(text, str):
             raise TypeError(f"{name} is {type(text).__name__}, wanted str")

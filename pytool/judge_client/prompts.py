@@ -7,7 +7,7 @@ adjectives, the rubric before and after the data, and the data fenced.
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 from typing import Final, TypedDict
 
 from judge_client.cleaning import Cleaned, clean
@@ -103,7 +103,7 @@ def messages_of(original_prompt: Cleaned, model_response: Cleaned, rubric: Rubri
 
 def new_fence() -> str:
     """Return a code of 64 random bits for one request's marker lines."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def prompt_digest(rubric: Rubric = DEFAULT_RUBRIC) -> str:
