@@ -249,7 +249,10 @@ def _named(source: Mapping[str, Any]) -> str:
     return f"{source.get('model')} (commit {commit[:12] if commit else 'unknown'})"
 
 
-_HEAD = ("criterion", "items", "spearman", "kappa", "error", "bias", "same", "apart")
+_AGREEMENT = ("criterion", "spearman", "kappa", "error", "bias")
+_REPEATED = ("criterion", "same", "apart")
+# A narrower terminal gets each interval below its figure.
+_WIDE = 100
 
 
 def _show(app: AppContext, outcome: Outcome, baseline: Baseline | None, baseline_file: str | None) -> None:
@@ -260,24 +263,28 @@ def _show(app: AppContext, outcome: Outcome, baseline: Baseline | None, baseline
     by = " and ".join(_named(source) for source in judged.sources) or "nobody"
     app.say(f"{len(judged.gold)} gold answers ({outcome.gold_name}), each judged {times} by {by}: "
             f"coverage {judged.coverage:.1%}, {outcome.seconds:.1f} s")
-    rows = []
-    for name, found in outcome.agreement["criteria"].items():
-        again = outcome.repeatability["criteria"][name]
-        rows.append((name, str(found["items"]), _cell(found["spearman"]), _cell(found["kappa"]),
-                     _cell(found["mean_absolute_error"]), _cell(found["mean_error"], "{:+.2f}"),
-                     _cell(again["identical"], "{:.0%}"), _cell(again["mean_absolute_difference"])))
-    show_rows(app, _HEAD, rows)
+    console = app.console()
+    between = "\n" if console.is_terminal and console.width < _WIDE else " "
+    show_rows(app, _AGREEMENT, [
+        (name, _cell(found["spearman"], between=between), _cell(found["kappa"], between=between),
+         _cell(found["mean_absolute_error"], between=between), _cell(found["mean_error"], "{:+.2f}", between))
+        for name, found in outcome.agreement["criteria"].items()])
     for reason in _reasons_of(outcome):
         app.say(reason)
     whole = outcome.repeatability["verdicts_identical"]
-    if whole["value"] is not None:
-        app.say(f"whole verdicts the same in every round: {_cell(whole, '{:.0%}')}")
+    if len(judged.rounds) > 1:
+        app.say("")
+        show_rows(app, _REPEATED, [
+            *((name, _cell(again["identical"], "{:.0%}"), _cell(again["mean_absolute_difference"]))
+              for name, again in outcome.repeatability["criteria"].items()),
+            ("all of them", _cell(whole, "{:.0%}"), "")])
     if judged.suspects:
         app.say(f"suspect verdicts on {len(judged.suspects)} answers: {', '.join(judged.suspects[:5])}"
                 + (", ..." if len(judged.suspects) > 5 else ""))
     if outcome.drift is not None and baseline is not None:
         _show_drift(app, outcome.drift, baseline, baseline_file)
     if outcome.accepted:
+        app.say("")
         app.say(f"Wrote {outcome.accepted}")
         app.say(f"Next: read it, commit it, and compare with it: judge-bootstrap judge calibrate ... --baseline "
                 f"{outcome.accepted}")
@@ -286,22 +293,23 @@ def _show(app: AppContext, outcome: Outcome, baseline: Baseline | None, baseline
 def _show_drift(app: AppContext, found: Mapping[str, Any], baseline: Baseline, baseline_file: str | None) -> None:
     from judge_bootstrap.cli.output import show_rows
 
+    app.say("")
     app.say(f"against {baseline_file}, accepted on {baseline.time} from "
             f"{_named({'model': baseline.model, 'model_commit': baseline.model_commit})}:")
-    rows = [(name, str(one["items"]), _cell(one["mean_difference"], "{:+.2f}"), _cell(one["mean_distance"]),
+    rows = [(name, _cell(one["mean_difference"], "{:+.2f}"), _cell(one["mean_distance"]),
              ("drift" if one["shown"] else "not ruled out") if one["drift"] else "ok")
             for name, one in found["criteria"].items()]
-    show_rows(app, ("criterion", "items", "moved", "away", "verdict"), rows)
+    show_rows(app, ("criterion", "moved", "away", "verdict"), rows)
 
 
-def _cell(estimate: Mapping[str, Any], form: str = "{:.2f}") -> str:
+def _cell(estimate: Mapping[str, Any], form: str = "{:.2f}", between: str = " ") -> str:
     """Return a figure with its interval, as `0.81 [0.70, 0.89]`."""
     if estimate["value"] is None:
         return "-"
     value = form.format(estimate["value"])
     if estimate["low"] is None:
         return value
-    return f"{value} [{form.format(estimate['low'])}, {form.format(estimate['high'])}]"
+    return f"{value}{between}[{form.format(estimate['low'])}, {form.format(estimate['high'])}]"
 
 
 def _reasons_of(outcome: Outcome) -> list[str]:

@@ -114,8 +114,15 @@ def test_people_get_a_row_a_criterion(desk: Desk, server: Server) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("55 gold answers (built-in), each judged once by judge (commit 0123456789ab): coverage")
-    assert lines[1].split("\t") == ["criterion", "items", "spearman", "kappa", "error", "bias", "same", "apart"]
-    assert lines[2].split("\t") == ["accuracy", "55", "1.00", "1.00", "0.00", "+0.00", "-", "-"]
+    assert lines[1].split("\t") == ["criterion", "spearman", "kappa", "error", "bias"]
+    assert lines[2].split("\t") == ["accuracy", "1.00", "1.00", "0.00", "+0.00"]
+    assert len(lines) == 8
+
+
+def test_two_rounds_add_how_much_of_them_was_the_same(desk: Desk, server: Server) -> None:
+    lines = calibrate(desk, server).stdout.splitlines()
+    assert "criterion\tsame\tapart" in lines
+    assert "overall\t100% [93%, 100%]\t0.00" in lines
 
 
 def test_a_generous_judge_has_a_bias(desk: Desk, server: Server) -> None:
@@ -156,7 +163,7 @@ def test_a_criterion_that_went_down_is_drift_and_is_named(desk: Desk, server: Se
     assert found["hint"].endswith(f"--accept {path}   # if the new scores are the right ones")
     result = calibrate(desk, server, "--baseline", path)
     assert result.exit_code == 1
-    assert "safety\t55\t-2." in result.stdout
+    assert "safety\t-2." in result.stdout
     assert result.stderr.startswith("Error: CALIBRATION_DRIFT: the judge does not judge as accepted on ")
 
 
