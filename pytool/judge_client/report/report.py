@@ -49,13 +49,15 @@ def read_report(path: Path, gold: Path | None = None) -> Report:
     lines = ResultLines(path)
     collector = collect(golden.watching(lines) if golden else lines)
     figures = collector.figures(lines.cut_line)
-    trouble = None
+    # While there is a journal, a summary is that of an earlier run over the same items.
+    unfinished = place_of_journal(path).exists()
+    end, trouble = None, None
     try:
-        end = read_batch_end(path)
+        end = None if unfinished else read_batch_end(path)
     except ValueError as error:
-        end, trouble = None, f"{place_of_summary(path).name} cannot be used: {error}"
+        trouble = f"{place_of_summary(path).name} cannot be used: {error}"
     agreement = golden.agreement(figures) if golden else None
-    warnings = _warnings(lines, figures, end, agreement)
+    warnings = _warnings(figures, end, agreement, lines, unfinished=unfinished)
     return Report(path, figures, end, agreement, (*([trouble] if trouble else []), *warnings))
 
 
@@ -86,7 +88,8 @@ class _Golden:
         return Agreement(agreement(matched.pairs, names), len(self._gold), matched.other_text)
 
 
-def _warnings(lines: ResultLines, figures: Figures, end: BatchEnd | None, agreement: Agreement | None) -> Iterator[str]:
+def _warnings(figures: Figures, end: BatchEnd | None, agreement: Agreement | None, lines: ResultLines, *,
+              unfinished: bool) -> Iterator[str]:
     if figures.mixed:
         several = ", ".join(dict.fromkeys(_SAID.get(name, name) for name in figures.mixed))
         yield (f"The results are not all of one judge: more than one {several}. Scores of different judges are not "
@@ -104,7 +107,7 @@ def _warnings(lines: ResultLines, figures: Figures, end: BatchEnd | None, agreem
     if figures.cut_line is not None:
         yield (f"Line {figures.cut_line:,} is not complete: the batch still runs, or was cut off there. "
                "The figures cover the lines before it.")
-    elif end is None and place_of_journal(lines.path).exists():
+    elif unfinished:
         yield "The batch is not complete: its journal is still there. The figures cover what is written so far."
     if figures.out_of_place:
         yield (f"Lines that do not follow on the line before: {figures.out_of_place:,}. Items are lost, doubled or out "

@@ -77,6 +77,15 @@ def test_a_batch_that_still_runs_is_said(tmp_path: Path) -> None:
         "Line 2 is not complete: the batch still runs, or was cut off there. The figures cover the lines before it.",)
 
 
+def test_a_summary_of_the_run_before_counts_no_longer(tmp_path: Path) -> None:
+    path = results(tmp_path, 8)
+    write_summary(path, 20, 19)
+    path.with_name("r.jsonl.journal").touch()
+    report = read_report(path)
+    assert report.end is None
+    assert len(report.warnings) == 1
+
+
 def test_a_summary_of_another_run_is_said(tmp_path: Path) -> None:
     path = results(tmp_path, 8)
     write_summary(path, 20, 19)
