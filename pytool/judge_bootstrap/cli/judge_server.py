@@ -116,9 +116,9 @@ class OpenJudge:
 
     def error_of(self, reason: str, message: str) -> BootstrapError:
         """Return why there is no verdict as the CLI's error: the client's reason and words, and the next command."""
-        return BootstrapError(message, reason=reason, hint=self._hint(reason))
+        return BootstrapError(message, reason=reason, hint=self._hint(reason, message))
 
-    def _hint(self, reason: str) -> str:
+    def _hint(self, reason: str, message: str) -> str:
         ours = f"judge-bootstrap --env {self.env}" if self.env else None
         look = f"{ours} health" if ours else f"curl -sS {self.base_url}/v1/models"
         if reason == "SERVER_UNREACHABLE" and self.base_url.startswith("https:") and not ours:
@@ -131,6 +131,10 @@ class OpenJudge:
             return f"--model NAME, with a name that is served: {look}"
         if reason == "SERVER_RATE_LIMITED":
             return "run the same command again later"
+        if reason == "REQUEST_REFUSED" and "context length" in message:
+            return "give shorter texts, or serve the judge with a longer context (model.max_model_len)"
+        if reason in ("REQUEST_REFUSED", "RESPONSE_INVALID") and not ours:
+            return f"{look}   # does a server with OpenAI's API answer there?"
         if reason.startswith("REPLY_") or reason == "VOTES_MISSING":
             return f"{ours} logs" if ours else "see the server's log: does it know the response format json_schema?"
         return look

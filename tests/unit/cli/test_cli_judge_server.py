@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from cluster_desks import shipped_variables
 from fakes_cli import Desk
+from fakes_kube import FakeKube
 from judge_bootstrap.adapters.judge_pods import ReadyPod
 from judge_bootstrap.cli.context import AppContext
 from judge_bootstrap.cli.judge import VERBS
-from judge_bootstrap.cli.judge_server import checked_url
+from judge_bootstrap.cli.judge_server import RealCluster, checked_url
 from judge_bootstrap.cli.main import cli
 from judge_bootstrap.core import redact
 from judge_bootstrap.core.errors import BootstrapError, UsageProblem
@@ -190,7 +193,15 @@ def test_a_server_that_is_no_judge_is_recognised(answered: tuple[int, Any], reas
         done = score("--url", url, "--json")
         found = json.loads(done.stdout)
         assert (done.exit_code, found["reason"], said in found["message"]) == (1, reason, True)
-        assert found["hint"] == f"curl -sS {url}/v1/models"
+        assert found["hint"] == f"curl -sS {url}/v1/models   # does a server with OpenAI's API answer there?"
+
+
+def test_texts_that_are_too_long_for_the_model_are_said_so(pod: tuple[PodServer, str]) -> None:
+    said = "This model's maximum context length is 2048 tokens. However, your request has 2500 input tokens."
+    pod[0].routes["/v1/chat/completions"] = (400, {"error": {"message": said}})
+    done = score("--url", pod[1], environment={"JUDGE_API_KEY": KEY})
+    assert done.exit_code == 1
+    assert said in done.stderr and "\nHint: give shorter texts, or serve the judge with a longer context" in done.stderr
 
 
 def test_another_model_than_the_one_named_is_said(pod: tuple[PodServer, str]) -> None:
@@ -262,6 +273,22 @@ def test_an_url_wins_over_the_environment(desk: Desk, pod: tuple[PodServer, str]
 
     monkeypatch.setenv("JUDGE_API_KEY", KEY)
     assert score_in(desk, refuse, "--url", pod[1]).exit_code == 0
+
+
+def test_the_cluster_s_ready_pods_and_secret_are_what_is_asked() -> None:
+    kube = FakeKube()
+    labels = {"app.kubernetes.io/name": "judge-inference"}
+    for name, ready in (("ready", "True"), ("loading", "False")):
+        kube.put(f"/api/v1/namespaces/llm-judge/pods/{name}", {
+            "metadata": {"name": name, "labels": labels},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
+            "spec": {"containers": [{"name": "vllm", "args": ["--served-model-name", "org/judge", "judge"]}]}})
+    kube.put("/api/v1/namespaces/llm-judge/secrets/judge-api-key",
+             {"metadata": {"name": "judge-api-key"}, "data": {"api-key": base64.b64encode(KEY.encode()).decode()}})
+    settings: Any = SimpleNamespace(connect=lambda: kube, namespace="llm-judge", api_key_secret_name="judge-api-key",
+                                    port=8000, serving_pods="app.kubernetes.io/name=judge-inference")
+    cluster = RealCluster(settings)
+    assert (cluster.pods(), cluster.key()) == ([ReadyPod("ready", "org/judge")], KEY)
 
 
 # --- the group -------------------------------------------------------------------------------------------------------
