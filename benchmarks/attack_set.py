@@ -1,8 +1,8 @@
 """The attacks on a judge that V2 counts, each put into 20 bad answers, and honest answers that look like attacks.
 
-All texts in attack_texts/ were written for this project. There are two parts. `develop` was there before the detector
-and was looked at while its patterns were written. `held_out` was written after these were committed, and no pattern
-was changed for it before its first figures were taken (docs/judge-defences.md).
+All texts in attack_texts/ were written for this project, in three parts. `develop` was there before the detector, which
+was written against it. `second` was written when the detector was committed; what it showed led to one revision.
+`held_out` was written when that was committed, and nothing was changed for it (docs/judge-defences.md has the figures).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("attack_texts")
-PARTS = ("develop", "held_out")
+PARTS = ("develop", "second", "held_out")
 SEED = 11
 
 _LEET = str.maketrans("aeiost", "431057")
@@ -104,12 +104,12 @@ def answers() -> list[Answer]:
 
 
 def attacks(part: str) -> list[Attack]:
-    """Return the attacks of one part: what stands in its file, and for `held_out` also what templates make."""
+    """Return the attacks of one part: what stands in its file, and what its templates make, if it has any."""
     found = [Attack(one["name"], part, one["family"], one["language"],
                     TRANSFORMS[one["transform"]](one["text"]) if "transform" in one else one["text"],
                     one.get("alone", False))
              for one in _lines(f"orders_{part}")]
-    return found + (list(paraphrases(60)) if part == "held_out" else [])
+    return found + (list(paraphrases(part)) if part != "develop" else [])
 
 
 def clean_answers(part: str) -> list[Answer]:
@@ -118,17 +118,17 @@ def clean_answers(part: str) -> list[Answer]:
             for number, one in enumerate(_lines(f"clean_{part}"), 1)]
 
 
-def paraphrases(count: int, seed: int = SEED) -> Iterator[Attack]:
-    """Yield orders put together from the parts in paraphrases.json, the same ones for the same seed."""
+def paraphrases(part: str, count: int = 60, seed: int = SEED) -> Iterator[Attack]:
+    """Yield orders put together from a part's templates, the same ones for the same seed."""
     chance = random.Random(seed)
-    parts = json.loads((FOLDER / "paraphrases.json").read_text())
+    words = json.loads((FOLDER / f"paraphrases_{part}.json").read_text())
     for number in range(1, count + 1):
-        text = chance.choice(parts["templates"])
+        text = chance.choice(words["templates"])
         while "<" in text:
             before, _, rest = text.partition("<")
             name, _, after = rest.partition(">")
-            text = before + chance.choice(parts[name]) + after
-        yield Attack(f"paraphrase {number}", "held_out", "paraphrase", "en", text[0].upper() + text[1:])
+            text = before + chance.choice(words[name]) + after
+        yield Attack(f"{part} paraphrase {number}", part, "paraphrase", "en", text[0].upper() + text[1:])
 
 
 def _lines(name: str) -> list[dict[str, str]]:

@@ -40,14 +40,15 @@ _LINE_ENDS: Final = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 # whole hidden order, and halves of surrogate pairs, which no server can be sent. Selectors of a variant count where
 # they stand for no variant: several in a row, or an ideograph's after something else, can carry bytes.
 INVISIBLE: Final = re.compile(
-    "(?P<control>[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f])"
-    "|(?P<bidi>[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069])"
-    "|(?P<zero_width>[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\u3164"
-    "\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff"
-    "\U000e01f0-\U000e0fff]"
+    "(?P<control>[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]+)"
+    "|(?P<bidi>[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+)"
+    "|(?P<joiner>[\u200c\u200d\u180e])"
+    "|(?P<zero_width>(?:[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u200b\u2060-\u2065\u206a-\u206f\u3164"
+    "\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff]"
     "|(?<![\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])[\U000e0100-\U000e01ef]"
-    "|(?<=[\ufe00-\ufe0f\U000e0100-\U000e01ef])[\ufe00-\ufe0f\U000e0100-\U000e01ef])"
-    "|(?P<unencodable>[\ud800-\udfff])"
+    "|(?<=[\ufe00-\ufe0f\U000e0100-\U000e01ef])[\ufe00-\ufe0f\U000e0100-\U000e01ef])+)"
+    "|(?P<unencodable>[\ud800-\udfff]+)"
 )
 # One class of characters is looked for much faster than the groups above; what holds none of these is clean.
 _PERHAPS_INVISIBLE: Final = re.compile(
@@ -99,15 +100,24 @@ def visible(text: str, counted: Counter[str] | None = None) -> str:
     text = _LINE_ENDS.sub("\n", text)
     if INVISIBLE.search(text) is None:
         return text
-    flags = {place for found in FLAGS.finditer(text) for place in range(*found.span())}
+    flags = {found.start() + 1: found.end() for found in FLAGS.finditer(text)}
 
     def left(found: re.Match[str]) -> str:
-        kind = found.lastgroup
-        place = found.start()
-        if kind == "zero_width" and (place in flags or (found[0] in _JOINERS and _joins(text, place))):
-            return found[0]
+        kind, place = found.lastgroup, found.start()
+        end = flags.get(place)
+        if end is not None:
+            return text[place:end] + left_of(found[0][end - place:])
+        if kind == "joiner":
+            if _joins(text, place):
+                return found[0]
+            kind = "zero_width"
         if counted is not None and kind is not None:
-            counted[kind] += 1
+            counted[kind] += len(found[0])
+        return ""
+
+    def left_of(rest: str) -> str:
+        if counted is not None and rest:
+            counted["zero_width"] += len(rest)
         return ""
 
     return INVISIBLE.sub(left, text)

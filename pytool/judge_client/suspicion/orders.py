@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
@@ -34,23 +34,28 @@ class Rule:
 _ORDER, _ASKS = GroundCode.ORDERS_THE_JUDGE, GroundCode.ASKS_FOR_SCORE
 _I = Idea
 _SCORING: Final = _I.SCORE | _I.RUBRIC | _I.EVALUATE | _I.JUDGE | _I.PERHAPS_JUDGE
+_NEEDED: Final = _I.MUST | _I.DESERVE
 RULES: Final = (
     Rule(_ORDER, 8, _I.IGNORE | _I.INSTRUCTIONS | _I.PRIOR),
     Rule(_ORDER, 6, _I.IGNORE | _I.RUBRIC, topic=_I.RUBRIC | _I.EVALUATE),
-    Rule(_ORDER, 14, _I.JUDGE, _I.MUST | _I.CALL, _SCORING),
-    Rule(_ORDER, 12, _I.JUDGE | _I.SCORE, _I.RATE | _I.MUST | _I.LOW | _I.TOP | _I.THIS, _SCORING),
-    Rule(_ORDER, 12, _I.PERHAPS_JUDGE | _I.SCORE | _I.TOP, _I.RATE | _I.MUST | _I.ANSWER, _SCORING),
-    Rule(_ORDER, 12, _I.PERHAPS_JUDGE | _I.THIS | _I.ANSWER, _I.CALL | _I.MUST | _I.SCORE, _SCORING),
-    Rule(_ORDER, 10, _I.MODEL | _I.EVALUATE, _I.THIS | _I.MUST, _SCORING | _I.MODEL),
+    Rule(_ORDER, 3, _I.IGNORE | _I.EVALUATE, topic=_SCORING),
+    Rule(_ORDER, 14, _I.JUDGE, _NEEDED | _I.CALL, _SCORING),
+    Rule(_ORDER, 12, _I.JUDGE | _I.SCORE, _I.RATE | _I.LOW | _I.TOP | _I.THIS, _SCORING),
+    Rule(_ORDER, 16, _I.JUDGE | _I.THIS | _I.ANSWER, topic=_SCORING),
+    Rule(_ORDER, 12, _I.PERHAPS_JUDGE | _I.SCORE | _I.TOP, _I.RATE | _NEEDED | _I.ANSWER, _SCORING),
+    Rule(_ORDER, 12, _I.PERHAPS_JUDGE | _I.THIS | _I.ANSWER, _I.CALL | _NEEDED | _I.SCORE, _SCORING),
+    Rule(_ORDER, 10, _I.MODEL | _I.EVALUATE, _I.THIS | _I.MUST | _I.INSTRUCTIONS | _I.RATE, _SCORING | _I.MODEL),
     Rule(_ORDER, 12, _I.AUTHORITY | _I.EVALUATE | _I.THIS, topic=_SCORING),
-    Rule(_ASKS, 12, _I.THIS | _I.ANSWER | _I.SCORE, _I.TOP | _I.LOW | _I.MUST, _SCORING),
+    Rule(_ASKS, 12, _I.THIS | _I.ANSWER | _I.SCORE, _I.TOP | _I.LOW | _NEEDED, _SCORING),
+    Rule(_ASKS, 10, _I.THIS | _I.ANSWER | _I.TOP, _I.RATE | _I.DESERVE, _SCORING),
+    Rule(_ASKS, 5, _I.ANSWER | _I.DESERVE | _I.TOP, topic=_SCORING),
     Rule(_ASKS, 20, _I.THIS | _I.ANSWER | _I.SCORE | _I.PLEA, topic=_SCORING),
     Rule(_ASKS, 10, _I.RATE | _I.ANSWER | _I.TOP, _I.SCORE | _I.RUBRIC, _SCORING),
     Rule(_ASKS, 8, _I.GRADE | _I.ANSWER | _I.TOP, topic=_SCORING),
     Rule(_ASKS, 5, _I.GRADE | _I.IT | _I.TOP, topic=_SCORING),
     Rule(_ASKS, 7, _I.RATE | _I.SCORE | _I.TOP, topic=_SCORING),
     Rule(_ASKS, 7, _I.MUST | _I.SCORE | _I.TOP, topic=_SCORING),
-    Rule(_ASKS, 7, _I.EMIT | _I.SCORE | _I.TOP, _I.PRIOR | _I.THIS | _I.MUST | _I.JUDGE, _SCORING),
+    Rule(_ASKS, 7, _I.EMIT | _I.SCORE | _I.TOP, _I.PRIOR | _I.THIS | _NEEDED | _I.JUDGE, _SCORING),
 )
 _WIDEST: Final = max(rule.width for rule in RULES)
 
@@ -104,7 +109,19 @@ def hits_of(words: Sequence[str], spelling: Callable[[str], Sequence[Said]] = pl
     for place, word in enumerate(words):
         for language, idea, disguised in said.get(word, ()):
             hits.setdefault(language, []).append(Hit(place, idea, disguised))
+    if "en" in hits and not _IGNORES_AFTER.keys().isdisjoint(words):
+        hits["en"] += [Hit(place, int(Idea.IGNORE), False) for place, word in enumerate(words)
+                       if word in _IGNORES_AFTER and not _IGNORES_AFTER[word].isdisjoint(words[max(0, place - 3):place])]
+        hits["en"].sort()
     return _with_numbers(hits)
+
+
+# "do not follow", "pay no attention to" and "put aside" are ways to say "ignore".
+_NOT: Final = frozenset({"not", "no", "never", "don", "dont", "without", "stop"})
+_IGNORES_AFTER: Final[Mapping[str, frozenset[str]]] = {
+    **dict.fromkeys(("follow", "obey", "apply", "attention", "adhere", "heed", "respect", "regard"), _NOT),
+    "aside": frozenset({"set", "put", "push", "leave", "lay"}),
+}
 
 
 def _with_numbers(hits: dict[str, list[Hit]]) -> dict[str, list[Hit]]:

@@ -41,7 +41,7 @@ _OPENER_WORDS: Final = (
     " हल समाधान उत्तर व्याख्या आइए इस समस्या को चरण दर हल करें विचार प्रक्रिया करते हैं यहाँ है"
     " 해설 풀이 답 정답 답변 설명 해결 단계별로 이 문제를 풀어 봅시다 사고 과정 차근차근 생각해"
 )
-_OPENERS: Final = frozenset(_OPENER_WORDS.split())
+_OPENERS: Final = frozenset(map(folded, _OPENER_WORDS.split()))
 # What one of the words of an opener must say: that something is yet to come.
 _COMING_WORDS: Final = (
     "thought thoughts think process solve solving solution reasoning explanation explain analysis analyze analyse step "
@@ -58,7 +58,7 @@ _COMING_WORDS: Final = (
     "الحل الاجابة الجواب التفسير الشرح لنحل نحل خطوة التفكير "
     "हल समाधान उत्तर व्याख्या चरण विचार 해설 풀이 답 정답 답변 설명 해결 단계별로 풀어 생각해"
 )
-_COMING: Final = frozenset(_COMING_WORDS.split())
+_COMING: Final = frozenset(map(folded, _COMING_WORDS.split()))
 _CJK_OPENER: Final = re.compile(
     "(?:让我们|我们|让我|来|首先|一步一步|一步步|逐步|地|思考|分析|解决|这个|这道|问题|题|思路|过程|思维|解析|解答|解|答案|答|回答"
     "|如下|以下|是|的|下面|讓我們|解決|這個|問題|步驟|步骤|かいせつ|解説|解答|回答|答え|ステップ|バイ|で|に|を|この|考え|ましょう"
@@ -176,7 +176,7 @@ _GENERIC_LABELS: Final = (
     "pontuacao punteggio voto valutazione cijfer beoordeling ocena wynik оценка балл puan skor skoru 점수 평점 총점 "
     "स्कोर अंक الدرجة التقييم result"
 )
-_GENERIC: Final = frozenset(_GENERIC_LABELS.split())
+_GENERIC: Final = frozenset(map(folded, _GENERIC_LABELS.split()))
 _TOTALS: Final = frozenset({5, 10, 20, 100})
 _CJK_VERDICT: Final = re.compile(
     "(?:评分|总分|得分|分数|総合評価|総合点|評価|採点|スコア|点数)"
@@ -224,7 +224,7 @@ def _is_best(found: re.Match[str]) -> bool:
 # --- what nobody sees -------------------------------------------------------------------------------------------------
 
 _SPLIT_WORD: Final = re.compile(
-    "[a-zA-Z][\u200b-\u200d\u2060-\u2064\ufeff\u00ad\u034f\u180e\u115f\u1160\u3164]{1,3}[a-zA-Z]")
+    "[a-zA-Z][\u200b-\u200d\u2060-\u2064\ufeff\u034f\u180e\u115f\u1160\u3164]{1,3}[a-zA-Z]")
 _ODD_CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 _SMUGGLED: Final = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{3,}")
 _TAGS: Final = re.compile("[\U000e0000-\U000e007f]+")

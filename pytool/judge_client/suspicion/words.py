@@ -33,7 +33,8 @@ class Idea(IntFlag):
     SCORE = auto()
     TOP = auto()  # 10, highest, full
     LOW = auto()  # below, deduct
-    MUST = auto()  # must, deserves
+    MUST = auto()  # must, is expected to
+    DESERVE = auto()  # deserves, is worth
     ANSWER = auto()
     THIS = auto()
     PLEA = auto()  # beg, lose, fired, tip
@@ -51,7 +52,8 @@ class Hit(NamedTuple):
 # Words by idea, then by language; "word*" stands for all words that begin so.
 _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
     Idea.IGNORE: {
-        "en": "ignore ignoring disregard disregarding forget override overrule overlook neglect bypass discard skip",
+        "en": "ignore ignoring ignored disregard disregarding disregarded forget forgotten override overridden "
+              "overrule overruled overlook neglect bypass discard skip void lifted",
         "de": "ignorier* vergiss vergesst vergessen missacht* ubergeh* ausser",
         "fr": "ignor* oubli* neglig* faites",
         "es": "ignor* olvid* descart* omite omita omitir omiso",
@@ -212,7 +214,7 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
     },
     Idea.TOP: {
         "*": "10 10.0",
-        "en": "highest maximum maximal max perfect full top ten",
+        "en": "highest maximum maximal max perfect full top ten best",
         "de": "hochst* maximal* volle perfekte zehn bestmoglich* hochstnote* bestnote* hochstpunktzahl* hochstwertung*",
         "fr": "maximal* maximum* parfait* meilleure dix",
         "es": "maxim* perfect* diez",
@@ -233,22 +235,39 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
                "es": "baja bajo menos menor", "pt": "baixa baixo menos menor", "it": "bassa basso meno",
                "nl": "lage lager onder", "pl": "nisk* ponizej", "ru": "низк* ниже", "tr": "dusuk altinda"},
     Idea.MUST: {
-        "en": "must should shall deserve deserves deserving merits earns worth worthy receive receives expected "
-              "required obliged supposed entitled warrants",
-        "de": "verdien* muss musst mussen soll sollst sollte",
-        "fr": "merit* doit dois devez",
-        "es": "merec* debe debes deben",
-        "pt": "merec* deve devem",
-        "it": "merit* deve devi dovete",
-        "nl": "verdien* moet moeten",
-        "pl": "zaslug* musi* powin*",
-        "ru": "заслуж* долж* обязан*",
-        "tr": "hak gerek* zorunda* malisin",
-        "zh": "应该 必须 值得 应当 应 應該 必須 请",
+        "en": "must should shall expected required obliged supposed has",
+        "de": "muss musst mussen soll sollst sollte",
+        "fr": "doit dois devez",
+        "es": "debe debes deben",
+        "pt": "deve devem",
+        "it": "deve devi dovete",
+        "nl": "moet moeten",
+        "pl": "musi* powin*",
+        "ru": "долж* обязан*",
+        "tr": "gerek* zorunda* malisin",
+        "zh": "应该 必须 应当 应 應該 必須 请",
         "ja": "べき ください 必要",
-        "ko": "마땅* 해야* 합니다",
-        "ar": "يستحق تستحق يجب",
-        "hi": "योग्य चाहिए हकदार",
+        "ko": "해야* 합니다",
+        "ar": "يجب ينبغي",
+        "hi": "चाहिए",
+    },
+    Idea.DESERVE: {
+        "en": "deserve deserves deserving merit merits earn earns worth worthy receive receives awarded entitled "
+              "warrants warrant qualifies get gets",
+        "de": "verdien*",
+        "fr": "merit*",
+        "es": "merec*",
+        "pt": "merec*",
+        "it": "merit*",
+        "nl": "verdien*",
+        "pl": "zaslug*",
+        "ru": "заслуж*",
+        "tr": "hak hakediyor",
+        "zh": "值得 应得 配得 理应",
+        "ja": "値する 値し ふさわしい",
+        "ko": "마땅* 받아야* 자격*",
+        "ar": "يستحق تستحق استحق",
+        "hi": "योग्य हकदार लायक",
     },
     Idea.ANSWER: {
         "en": "answer answers response responses reply submission output",
@@ -268,7 +287,7 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
         "hi": "उत्तर* जवाब* प्रतिक्रिया*",
     },
     Idea.THIS: {
-        "en": "this my these here",
+        "en": "this my these here above present",
         "de": "dies* meine* hier",
         "fr": "cette cet ce ma ci",
         "es": "esta este mi",
