@@ -8,6 +8,7 @@ used as it is.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
@@ -18,19 +19,21 @@ from judge_client.exchange import Failure
 from judge_client.verdict import Reason
 
 MAX_ANSWER_BYTES: Final = 4 * 2**20
+_BEGUN: Final = "judge_client.begun"
 
 
 def sync_client(root_url: str) -> Any:
     """Return the HTTP client for one server, for threads."""
     import openai
 
-    return openai.DefaultHttpxClient(**_options(root_url), event_hooks={"response": [_bound]})
+    return openai.DefaultHttpxClient(**_options(root_url), event_hooks={"request": [_begin], "response": [_bound]})
 
 
 def async_client(root_url: str) -> Any:
     """Return the HTTP client for one server, for asyncio."""
     import openai
 
+    # What a request may take as a whole is bounded by whoever awaits it.
     return openai.DefaultAsyncHttpxClient(**_options(root_url), event_hooks={"response": [_bound_async]})
 
 
@@ -55,36 +58,34 @@ def _options(root_url: str) -> dict[str, Any]:
     return options
 
 
+def _begin(request: Any) -> None:
+    request.extensions = {**request.extensions, _BEGUN: time.monotonic()}
+
+
 def _bound(response: Any) -> None:
-    response.encoding = "utf-8"
-    _check_encoding(response)
-    response.stream = _streams()[0](response.stream, str(response.url), _patience(response))
+    _check(response)
+    seconds = response.request.extensions["timeout"]["read"]
+    until = response.request.extensions[_BEGUN] + seconds
+    response.stream = _streams()[0](response.stream, _Counter(str(response.url), seconds, until))
 
 
 async def _bound_async(response: Any) -> None:
+    _check(response)
+    response.stream = _streams()[1](response.stream, _Counter(str(response.url)))
+
+
+def _check(response: Any) -> None:
     response.encoding = "utf-8"
-    _check_encoding(response)
-    response.stream = _streams()[1](response.stream, str(response.url), _patience(response))
-
-
-def _check_encoding(response: Any) -> None:
     found = response.headers.get("content-encoding", "identity")
     if found.strip().lower() not in ("", "identity"):
         raise Failure(Reason.RESPONSE_INVALID, f"{response.url} answered in the encoding {found}, wanted none")
 
 
-def _patience(response: Any) -> float:
-    """Return how long the body may take: as long as the server may take to begin."""
-    seconds = response.request.extensions.get("timeout", {}).get("read")
-    return float(seconds) if seconds else float("inf")
-
-
 class _Counter:
-    """What has come of one body."""
+    """What has come of one body, which may take until `until` by the monotonic clock."""
 
-    def __init__(self, url: str, seconds: float) -> None:
-        self._url, self._seconds = url, seconds
-        self._until = time.monotonic() + seconds
+    def __init__(self, url: str, seconds: float = math.inf, until: float = math.inf) -> None:
+        self._url, self._seconds, self._until = url, seconds, until
         self._size = 0
 
     def count(self, part: bytes) -> bytes:
@@ -105,8 +106,8 @@ def _streams() -> tuple[Any, Any]:
     async_base: Any = http_library().AsyncByteStream
 
     class Bounded(base):  # type: ignore[misc]
-        def __init__(self, stream: Any, url: str, seconds: float) -> None:
-            self._stream, self._counter = stream, _Counter(url, seconds)
+        def __init__(self, stream: Any, counter: _Counter) -> None:
+            self._stream, self._counter = stream, counter
 
         def __iter__(self) -> Iterator[bytes]:
             for part in self._stream:
@@ -116,8 +117,8 @@ def _streams() -> tuple[Any, Any]:
             self._stream.close()
 
     class AsyncBounded(async_base):  # type: ignore[misc]
-        def __init__(self, stream: Any, url: str, seconds: float) -> None:
-            self._stream, self._counter = stream, _Counter(url, seconds)
+        def __init__(self, stream: Any, counter: _Counter) -> None:
+            self._stream, self._counter = stream, counter
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             async for part in self._stream:

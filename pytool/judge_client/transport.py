@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from judge_client.exchange import Answer, Failure, Request
@@ -53,7 +54,7 @@ class _Transport:
 
         nothing: Any = openai.Omit()
         return {"base_url": f"{self._root_url}/v1", "api_key": self._api_key, "timeout": self._timeout_seconds,
-                "max_retries": 0, "http_client": self._http_client, "default_headers": {
+                "max_retries": 0, "default_headers": {
                     "OpenAI-Organization": nothing, "OpenAI-Project": nothing,
                     "Authorization": f"Bearer {self._api_key}"}}
 
@@ -93,6 +94,8 @@ class SyncTransport(_Transport):
     """Sends for JudgeClient, from any number of threads."""
 
     _client: openai.OpenAI | None = None
+    _process: int | None = None
+    _closing: weakref.finalize[[], SyncTransport] | None = None
 
     def __init__(self, root_url: str, api_key: str, timeout_seconds: float, http_client: Any = None) -> None:
         super().__init__(root_url, api_key, timeout_seconds, http_client)
@@ -119,18 +122,21 @@ class SyncTransport(_Transport):
         from judge_client.bounds import sync_client
 
         with self._lock:
-            if self._client is None:
-                options = self._options()
-                self._client = openai.OpenAI(
-                    **{**options, "http_client": options["http_client"] or sync_client(self._root_url)})
+            # A forked process that wrote to the connections it was born with would mix its requests with its parent's.
+            if self._client is None or (self._process != os.getpid() and self._http_client is None):
+                http_client = self._http_client or sync_client(self._root_url)
+                self._client, self._process = openai.OpenAI(**self._options(), http_client=http_client), os.getpid()
+                if self._http_client is None:
+                    # Many a caller closes nothing.
+                    self._closing = weakref.finalize(self, http_client.close)
             return self._client
 
     def close(self) -> None:
         """Close the connections. A later request opens new ones."""
         with self._lock:
-            client, self._client = self._client, None
-        if client is not None and self._http_client is None:
-            client.close()
+            self._client, closing, self._closing = None, self._closing, None
+        if closing is not None:
+            closing()
 
 
 class AsyncTransport(_Transport):
@@ -164,10 +170,8 @@ class AsyncTransport(_Transport):
 
         # Connections belong to their event loop: whoever calls asyncio.run twice has two.
         if self._client is None or (self._loop is not loop and self._http_client is None):
-            options = self._options()
-            self._client = openai.AsyncOpenAI(
-                **{**options, "http_client": options["http_client"] or async_client(self._root_url)})
-            self._loop = loop
+            http_client = self._http_client or async_client(self._root_url)
+            self._client, self._loop = openai.AsyncOpenAI(**self._options(), http_client=http_client), loop
         return self._client
 
     async def close(self) -> None:

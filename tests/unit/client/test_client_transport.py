@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import http.server
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -246,6 +248,23 @@ def test_a_client_that_was_closed_opens_again(server: Server) -> None:
     assert judge.judge("q", "a").status is Status.SCORED
     judge.close()
     judge.close()
+
+
+def test_a_client_that_nobody_closes_closes_its_connections(server: Server) -> None:
+    JudgeClient(server.url).judge("q", "a")
+    gc.collect()  # where a connection is left open, its warning is an error
+
+
+def test_a_forked_process_has_connections_of_its_own(server: Server) -> None:
+    with JudgeClient(server.url) as judge:
+        judge.judge("q", "before")
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if judge.judge("q", "in the child").status is Status.SCORED else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert judge.judge("q", "after").status is Status.SCORED
+    assert server.connections == 3
 
 
 def test_the_http_client_of_the_caller_is_used_and_left_open(server: Server) -> None:
