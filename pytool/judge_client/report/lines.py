@@ -91,7 +91,7 @@ class ResultLines:
     def _problem(self, number: int, found: str) -> InputProblem:
         return InputProblem(f"{self.path} line {number}: found {found}, wanted a result as `judge batch` writes it",
                             reason="REPORT_UNUSABLE",
-                            hint=f"sed -n {number}p {shlex.quote(str(self.path))} | cut -c -200   # shows the line")
+                            hint=f"sed -n {number}p {shlex.quote(str(self.path))} | head -c 200 | cat -v   # shows the line")
 
 
 class _NotJson(ValueError):

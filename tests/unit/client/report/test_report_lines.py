@@ -96,7 +96,7 @@ def test_a_broken_line_is_named_with_a_command_that_shows_it(tmp_path: Path) -> 
     path.write_bytes(raw(line(0, verdict())) + b'{"id": \n' + raw(line(1, verdict())))
     found = problem(path)
     assert found.message == (f"{path} line 2: found what is not JSON, wanted a result as `judge batch` writes it")
-    assert found.hint == f"sed -n 2p '{path}' | cut -c -200   # shows the line"
+    assert found.hint == f"sed -n 2p '{path}' | head -c 200 | cat -v   # shows the line"
 
 
 @pytest.mark.parametrize(("document", "told"), [
