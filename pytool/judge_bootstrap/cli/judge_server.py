@@ -275,5 +275,7 @@ def _judge_of_environment(app: AppContext, server: ServerChoice) -> Iterator[tup
     model = server.model or pods[0].model
     # The Secret is not asked for where a key is given: not everybody who may judge may read it.
     key = _given_key(server.api_key_file) or cluster.key()
-    with cluster.forward(model) as base_url:
+    # A pod is known by the first of its names; --model may say another one, which the server itself is asked about.
+    serving = model if any(pod.model == model for pod in pods) else pods[0].model
+    with cluster.forward(serving) as base_url:
         yield base_url, model, key

@@ -245,6 +245,20 @@ def test_who_may_not_read_the_secret_gives_the_key_in_a_file(desk: Desk, pod: tu
     assert cluster.asked == ["forward to org/judge"]
 
 
+@pytest.mark.parametrize(("named", "forwarded", "code"), [("org/new", "org/new", 1), ("judge", "org/judge", 0),
+                                                          ("nope", "org/judge", 1)])
+def test_a_model_is_found_under_any_name_that_a_pod_serves(desk: Desk, named: str, forwarded: str, code: int) -> None:
+    pod = serving("org/judge", COMMIT)
+    # vLLM answers with the first of its names.
+    pod.routes["/v1/models"][1]["data"].append({**pod.routes["/v1/models"][1]["data"][0], "id": "judge"})
+    with served(pod) as url:
+        cluster = FakeCluster(url, found=(ReadyPod("p-1", "org/judge"), ReadyPod("p-2", "org/new")))
+        done = score_in(desk, cluster, "--model", named)
+    assert (done.exit_code, cluster.asked[-1]) == (code, f"forward to {forwarded}")
+    if code:
+        assert f"serves judge, org/judge, wanted {named}" in done.stderr
+
+
 def test_without_a_ready_pod_nothing_is_asked(desk: Desk) -> None:
     done = score_in(desk, FakeCluster("http://127.0.0.1:9", found=()), "--json")
     found = json.loads(done.stdout)
