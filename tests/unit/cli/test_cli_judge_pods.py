@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from judge_bootstrap.adapters.judge_pods import LEFT_OUT_SECONDS, LOOK_SECONDS, Spread
 from judge_bootstrap.adapters.port_forward import relay
+from judge_client import AsyncJudgeClient
+from judge_client.batch import Progress, Summary, run_batch
+from judge_drills.standin import standing_in
 
 
 @dataclass
@@ -212,3 +219,31 @@ def test_a_pod_that_hangs_while_it_is_connected_to_keeps_no_other_connection_wai
             assert first.wait(10)
             assert said_back(port, b"word") == b"word"
             hang.set()
+
+
+def test_a_batch_loses_nothing_when_a_pod_goes_away(tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps({"prompt": f"q{number}", "response": f"r{number}"}) + "\n"
+                             for number in range(200)))
+    opened: list[str] = []
+    with standing_in(seconds=0.02) as stays, standing_in(seconds=0.02) as goes:
+        places = {"stays": urlsplit(stays.url), "goes": urlsplit(goes.url)}
+
+        def open_to(pod: str) -> socket.socket:
+            opened.append(pod)
+            return socket.create_connection((str(places[pod].hostname), int(places[pod].port or 0)), timeout=30)
+
+        def watch(progress: Progress) -> None:
+            if progress.done >= 60 and "goes" in opened:
+                goes.process.kill()
+
+        spread = Spread(list(places), lambda: list(places), open_to)
+        with relay(spread.open) as port:
+            async def judged() -> Summary:
+                async with AsyncJudgeClient(f"http://127.0.0.1:{port}", timeout_seconds=30) as client:
+                    return await run_batch(client, items, tmp_path / "out.jsonl", window=8, canaries=(), progress=watch)
+
+            summary = asyncio.run(judged())
+        assert goes.process.poll() is not None, "it went away in the middle"
+    assert (summary.total, summary.scored, summary.errored) == (200, 200, 0)
+    assert {"goes", "stays"} == set(opened)
