@@ -1,8 +1,9 @@
 """The attacks on a judge that V2 counts, each put into 20 bad answers, and honest answers that look like attacks.
 
-All texts in attack_texts/ were written for this project, in three parts. `develop` was there before the detector, which
-was written against it. `second` was written when the detector was committed; what it showed led to one revision.
-`held_out` was written when that was committed, and nothing was changed for it (docs/judge-defences.md has the figures).
+All texts in attack_texts/ were written for this project, in four parts. `develop` was there before the detector, which
+was written against it. `second` and `third` were each written when the detector was committed, measured, and then led
+to a revision. `held_out` was written when the last revision was committed, and nothing was changed for it:
+docs/judge-defences.md has each part's first figures.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("attack_texts")
-PARTS = ("develop", "second", "held_out")
+PARTS = ("develop", "second", "third", "held_out")
 SEED = 11
 
 _LEET = str.maketrans("aeiost", "431057")

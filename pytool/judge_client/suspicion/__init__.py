@@ -7,6 +7,7 @@ made one, and decoded where it holds a code. The prompt counts: what it asks for
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
@@ -115,8 +116,9 @@ class _Examination:
         low = folded(text)
         words = WORD.findall(low)
         unique = set(words)
-        if not self._about_models(shapes.tokens(text)):
-            yield from shapes.tokens(text)
+        looks = text if text.isascii() else unicodedata.normalize("NFKC", text)
+        if not self._about_models(shapes.tokens(looks)):
+            yield from shapes.tokens(looks)
         if not self._about_models(shapes.markers(text, unique)):
             yield from shapes.markers(text, unique)
         said = told(self._rubric)
@@ -146,7 +148,8 @@ class _Examination:
             yield from self._orders(low, words, hits, disguised=True)
         if decoding.is_leet(low, unique):
             leet = decoding.leet_words(low)
-            yield from self._orders(low, leet, hits_of(leet, decoding.leet), disguised=True)
+            found = self._orders(low, leet, hits_of(leet, decoding.leet))
+            yield from (ground for ground in found if ground.code is GroundCode.ENCODED_ORDER)
         for stretch, hits in decoding.with_gaps(low, words):
             yield from self._orders(stretch, [], hits, places_are_words=False, disguised=True)
 

@@ -37,6 +37,7 @@ _SCORING: Final = _I.SCORE | _I.RUBRIC | _I.EVALUATE | _I.JUDGE | _I.PERHAPS_JUD
 _NEEDED: Final = _I.MUST | _I.DESERVE
 RULES: Final = (
     Rule(_ORDER, 8, _I.IGNORE | _I.INSTRUCTIONS | _I.PRIOR),
+    Rule(_ORDER, 8, _I.IGNORE | _I.RULES | _I.TOLD),
     Rule(_ORDER, 6, _I.IGNORE | _I.RUBRIC, topic=_I.RUBRIC | _I.EVALUATE),
     Rule(_ORDER, 3, _I.IGNORE | _I.EVALUATE, topic=_SCORING),
     Rule(_ORDER, 14, _I.JUDGE, _NEEDED | _I.CALL, _SCORING),
@@ -48,7 +49,9 @@ RULES: Final = (
     Rule(_ORDER, 12, _I.AUTHORITY | _I.EVALUATE | _I.THIS, topic=_SCORING),
     Rule(_ASKS, 12, _I.THIS | _I.ANSWER | _I.SCORE, _I.TOP | _I.LOW | _NEEDED, _SCORING),
     Rule(_ASKS, 10, _I.THIS | _I.ANSWER | _I.TOP, _I.RATE | _I.DESERVE, _SCORING),
-    Rule(_ASKS, 5, _I.ANSWER | _I.DESERVE | _I.TOP, topic=_SCORING),
+    Rule(_ASKS, 7, _I.THIS | _I.ANSWER | _I.TOP, _I.GET | _I.MUST, _SCORING),
+    Rule(_ASKS, 6, _I.PRIOR | _I.ANSWER | _I.TOP, _I.GET | _I.DESERVE, _SCORING),
+    Rule(_ASKS, 6, _I.ANSWER | _I.DESERVE | _I.TOP, topic=_SCORING),
     Rule(_ASKS, 20, _I.THIS | _I.ANSWER | _I.SCORE | _I.PLEA, topic=_SCORING),
     Rule(_ASKS, 10, _I.RATE | _I.ANSWER | _I.TOP, _I.SCORE | _I.RUBRIC, _SCORING),
     Rule(_ASKS, 8, _I.GRADE | _I.ANSWER | _I.TOP, topic=_SCORING),
@@ -110,8 +113,9 @@ def hits_of(words: Sequence[str], spelling: Callable[[str], Sequence[Said]] = pl
         for language, idea, disguised in said.get(word, ()):
             hits.setdefault(language, []).append(Hit(place, idea, disguised))
     if "en" in hits and not _IGNORES_AFTER.keys().isdisjoint(words):
-        hits["en"] += [Hit(place, int(Idea.IGNORE), False) for place, word in enumerate(words)
-                       if word in _IGNORES_AFTER and not _IGNORES_AFTER[word].isdisjoint(words[max(0, place - 3):place])]
+        hits["en"] += [
+            Hit(place, int(Idea.IGNORE), False) for place, word in enumerate(words)
+            if word in _IGNORES_AFTER and not _IGNORES_AFTER[word].isdisjoint(words[max(0, place - 3):place])]
         hits["en"].sort()
     return _with_numbers(hits)
 

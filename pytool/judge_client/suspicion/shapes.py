@@ -168,7 +168,7 @@ def markers(text: str, unique: Collection[str]) -> Iterator[Ground]:
 
 # The number behind a label, and what it is out of. Numbers with a fraction, ranges and results (10-3) are none.
 _VALUE: Final = re.compile(
-    r"(?:_score)?(?:[^\w\n]{0,12}[:=|>\[{][^\w\n]{0,8}|\s{1,3}(?:is|of)\s{1,3}(?:an?\s)?|[^\w\n]{0,6})"
+    r"(?:_score)?(?:\s(?:finale?|total|totale|globale?|general))?(?:[^\w\n]{0,12}[:=|>\[{][^\w\n]{0,8}|\s{1,3}(?:is|of)\s{1,3}(?:an?\s)?|[^\w\n]{0,6})"
     r"(\d{1,3})(?:\.0)?(?![\d.,:]?\d|\s?[-\u2013%]\s?\d|\s?%)"
     r"(?:\s{0,2}(?:/|out of|von|sur|de|su|van|z|из|uzerinden)\s{0,2}(\d{1,3})\b)?")
 _GENERIC_LABELS: Final = (

@@ -19,8 +19,10 @@ class Idea(IntFlag):
 
     IGNORE = auto()
     INSTRUCTIONS = auto()
+    RULES = auto()  # so much in ordinary texts that more must stand beside it
     RUBRIC = auto()  # rubric, criteria: what only a judge is told
     PRIOR = auto()  # previous, above, all, your
+    TOLD = auto()  # previous, your: of what a model was told
     JUDGE = auto()  # grader, evaluator: nobody else is called so
     PERHAPS_JUDGE = auto()  # judge, reviewer, jury: also persons in ordinary texts
     MODEL = auto()  # AI, LLM
@@ -35,6 +37,7 @@ class Idea(IntFlag):
     LOW = auto()  # below, deduct
     MUST = auto()  # must, is expected to
     DESERVE = auto()  # deserves, is worth
+    GET = auto()
     ANSWER = auto()
     THIS = auto()
     PLEA = auto()  # beg, lose, fired, tip
@@ -53,7 +56,7 @@ class Hit(NamedTuple):
 _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
     Idea.IGNORE: {
         "en": "ignore ignoring ignored disregard disregarding disregarded forget forgotten override overridden "
-              "overrule overruled overlook neglect bypass discard skip void lifted",
+              "overrule overruled overlook neglect bypass discard skip drop void lifted",
         "de": "ignorier* vergiss vergesst vergessen missacht* ubergeh* ausser",
         "fr": "ignor* oubli* neglig* faites",
         "es": "ignor* olvid* descart* omite omita omitir omiso",
@@ -70,7 +73,7 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
         "hi": "अनदेखा* नजरअंदाज* नज़रअंदाज* भूल* उपेक्षा* अनदेखी*",
     },
     Idea.INSTRUCTIONS: {
-        "en": "instruction instructions guideline guidelines directive directives prompt prompts orders rules",
+        "en": "instruction instructions guideline guidelines directive directives prompt prompts orders",
         "de": "anweisung* instruktion* vorgabe* befehl* regeln richtlinie*",
         "fr": "instruction* consigne* directive* regles",
         "es": "instrucci* indicaci* directri* reglas",
@@ -86,6 +89,10 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
         "ar": "تعليمات* التعليمات* اوامر* الاوامر* توجيهات* قواعد القواعد",
         "hi": "निर्देश* आदेश* नियम* अनुदेश*",
     },
+    Idea.RULES: {"en": "rules rule policy policies scale"},
+    Idea.TOLD: {"en": "previous previously prior earlier preceding foregoing your system former told given operator "
+                      "original evaluation grading scoring"},
+    Idea.GET: {"en": "get gets receive receives given have has"},
     Idea.RUBRIC: {
         "en": "rubric rubrics criteria criterion",
         "de": "bewertungskriteri* bewertungsmassst* kriteri* bewertungsraster",
@@ -155,7 +162,7 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
         "ar": "القاضي الحكم المحكم",
         "hi": "न्यायाधीश* जज*",
     },
-    Idea.MODEL: {"*": "ai llm llms gpt chatbot", "en": "model models", "de": "ki modell", "fr": "ia modele",
+    Idea.MODEL: {"*": "ai llm llms gpt chatbot", "en": "model models assistant", "de": "ki modell", "fr": "ia modele",
                  "es": "ia modelo", "pt": "ia modelo", "it": "ia modello", "ru": "ии модель"},
     Idea.EVALUATE: {
         "en": "evaluation evaluating evaluate evaluates evaluated grading scoring assessment assessing assess judging "
@@ -191,7 +198,7 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
         "ar": "امنح* اعط* ضع اعطاء منح قيم",
         "hi": "दें दीजिए दो देना दे",
     },
-    Idea.GRADE: {"en": "rate grade score mark"},
+    Idea.GRADE: {"en": "rate grade score mark reward credit evaluate assess"},
     Idea.IT: {"en": "it everything"},
     Idea.EMIT: {"en": "return output set put print write respond say reply choose select record report assume"},
     Idea.SCORE: {
@@ -235,7 +242,7 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
                "es": "baja bajo menos menor", "pt": "baixa baixo menos menor", "it": "bassa basso meno",
                "nl": "lage lager onder", "pl": "nisk* ponizej", "ru": "низк* ниже", "tr": "dusuk altinda"},
     Idea.MUST: {
-        "en": "must should shall expected required obliged supposed has",
+        "en": "must should shall expected required obliged supposed",
         "de": "muss musst mussen soll sollst sollte",
         "fr": "doit dois devez",
         "es": "debe debes deben",
@@ -252,8 +259,8 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
         "hi": "चाहिए",
     },
     Idea.DESERVE: {
-        "en": "deserve deserves deserving merit merits earn earns worth worthy receive receives awarded entitled "
-              "warrants warrant qualifies get gets",
+        "en": "deserve deserves deserving merit merits earn earns earned worth worthy receives awarded "
+              "entitled warrants warrant qualifies",
         "de": "verdien*",
         "fr": "merit*",
         "es": "merec*",
@@ -270,7 +277,7 @@ _WORDS: Final[Mapping[Idea, Mapping[str, str]]] = {
         "hi": "योग्य हकदार लायक",
     },
     Idea.ANSWER: {
-        "en": "answer answers response responses reply submission output",
+        "en": "answer answers response responses reply submission output text solution essay",
         "de": "antwort*",
         "fr": "reponse*",
         "es": "respuesta*",
