@@ -1,4 +1,4 @@
-"""health, warmup and logs on real kubelets: pods made for it, a connection that is cut all the time, and the chain."""
+"""health, warmup, logs, judge on real kubelets: pods made for it, a connection that is cut again and again, the chain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
-from integration.local_site import CHECKOUT, Answer, Cli
+from integration.local_site import CHECKOUT, Answer, Cli, finish
 from judge_bootstrap.adapters.kube import connect
 from judge_bootstrap.adapters.objects import apply, listed, request
 from judge_bootstrap.adapters.port_forward import forward
@@ -351,6 +351,43 @@ def test_logs_of_the_life_before_are_shown(place: Place) -> None:
     answer = place.cli("logs", *HERE, "--server", "--previous")
     texts = [line["text"] for line in answer.json["lines"]]
     assert (answer.code, texts[-1]) == (0, "last words"), answer.json
+
+
+# --- judge ------------------------------------------------------------------------------------------------------------
+
+
+def test_judge_reaches_the_pods_with_the_key_of_the_secret(place: Place) -> None:
+    soon(lambda: len(place.pods()) == 2, "both pods are ready")
+    answer = place.cli("judge", "score", *HERE, "--prompt", "2+2?", "--response", "It is 4.")
+    assert (answer.code, answer.json["env"]) == (0, "local"), answer.json
+    verdict = answer.json["verdict"]
+    assert (verdict["score"], verdict["model"], verdict["provenance"]["model_commit"]) == (8, MODEL, COMMIT)
+    assert KEY not in json.dumps(answer.json) + answer.stderr
+
+
+def test_judge_says_that_another_key_is_not_taken(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("judge-" + "f" * 40)
+    answer = place.cli("judge", "score", *HERE, "--prompt", "2+2?", "--response", "4", "--api-key-file",
+                       str(tmp_path / "key"))
+    assert (answer.code, answer.json["reason"]) == (1, "SERVER_DENIED"), answer.json
+    assert answer.json["hint"] == "judge-bootstrap --env local secrets apply --check"
+
+
+def test_a_batch_loses_nothing_when_a_pod_dies_in_the_middle(place: Place, tmp_path: Path) -> None:
+    # Each answer of these pods ends its connection, so each item takes a new one, through the API server.
+    items, out = tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    items.write_text("".join(json.dumps({"id": f"i{number}", "prompt": f"{number}+1?", "response": "One more."}) + "\n"
+                             for number in range(150)))
+    process = place.cli.start("judge", "batch", str(items), *HERE, "--out", str(out), "--window", "8", "--no-canaries")
+    soon(lambda: out.exists() and len(out.read_bytes().splitlines()) >= 20, "20 items are judged")
+    place.tell(place.pods()[0], exit=1)
+    answer = finish(process)
+    assert answer.code == 0, answer.json
+    summary = answer.json["summary"]
+    assert (summary["total"], summary["scored"], summary["errored"]) == (150, 150, 0)
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == [f"i{n}" for n in range(150)]
+    assert KEY not in out.read_text() + answer.stderr
+    soon(lambda: len(place.pods()) == 2, "both pods are ready again")
 
 
 # --- the chain itself -------------------------------------------------------------------------------------------------
