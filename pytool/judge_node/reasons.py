@@ -667,7 +667,7 @@ _ALL = (
         "judge",
         "What the report is to be made of is missing, or holds no results.",
         ("a typing error in the path", "the file of items was given in place of the verdicts", "a broken line"),
-        "head -n 1 FILE   # wanted: what `judge-bootstrap judge batch` wrote",
+        "sed -n NUMBERp FILE | head -c 200 | cat -v   # the message names the line; wanted: what `judge batch` wrote",
         2,
     ),
     Reason(

@@ -1,4 +1,4 @@
-"""health, warmup, logs, judge on real kubelets: pods made for it, a connection that is cut again and again, the chain."""
+"""health, warmup, logs, judge on real kubelets: pods made for it, a connection cut again and again, and the chain."""
 
 from __future__ import annotations
 
