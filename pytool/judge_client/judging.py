@@ -30,7 +30,7 @@ from judge_client.exchange import (
     root_of,
     send,
 )
-from judge_client.prompts import Message, messages_of, new_fence, prompt_digest
+from judge_client.prompts import Message, fence_of, messages_of, prompt_digest
 from judge_client.replies import InvalidReply, Reply, parse_reply, shown
 from judge_client.rubric import DEFAULT_RUBRIC, OVERALL, Rubric
 from judge_client.verdict import Provenance, Reason, Status, Verdict, one_line
@@ -190,7 +190,7 @@ class Judging:
             model = yield from self._expected_model(budget)
             said = {"model_root": model.root, "model_commit": model.commit}
             for reask in range(self.policy.max_reasks + 1):
-                code = fence or new_fence()
+                code = fence or fence_of(*task.texts.values(), salt=f"{vote or 0}.{reask}" if vote or reask else "")
                 if reask:
                     # The same request would be answered by the same reply.
                     sampling["seed"] += 1_000_003

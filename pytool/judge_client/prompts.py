@@ -7,7 +7,7 @@ adjectives, the rubric before and after the data, and the data fenced.
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 from typing import Final, TypedDict
 
 from judge_client.cleaning import Cleaned, clean
@@ -80,11 +80,11 @@ def build_judge_prompt(
 ) -> list[Message]:
     """Return the chat messages that ask for a verdict on `model_response` as an answer to `original_prompt`.
 
-    `fence` is the code in the marker lines: without one it is random, so that no response can know it, and two calls
-    give two texts; a verdict's provenance names the one it was given with, and with that the messages are the same
-    again. Both texts are cleaned (cleaning.py): nothing in them can end its fence, speak in another role or hide.
+    `fence` is the code in the marker lines; without one it follows from both texts (fence_of). A verdict's provenance
+    names the one it was given with, and with that the messages are the same again. Both texts are cleaned
+    (cleaning.py): nothing in them can end its fence, speak in another role or hide.
     """
-    fence = fence or new_fence()
+    fence = fence or fence_of(original_prompt, model_response)
     return messages_of(clean(original_prompt, fence), clean(model_response, fence), rubric, fence)
 
 
@@ -101,9 +101,14 @@ def messages_of(original_prompt: Cleaned, model_response: Cleaned, rubric: Rubri
     return [{"role": "system", "content": system_prompt(rubric)}, {"role": "user", "content": content}]
 
 
-def new_fence() -> str:
-    """Return a code of 64 random bits for one request's marker lines."""
-    return os.urandom(8).hex()
+def fence_of(*texts: str, salt: str = "") -> str:
+    """Return the code of one request's marker lines: 64 bits that follow from all its texts.
+
+    No text can hold a code that follows from it, and should one, it is broken up there. The same texts give the same
+    request, so that a verdict can be repeated; another `salt` gives another code.
+    """
+    told = json.dumps([salt, *texts])  # in ASCII: also of what no encoding can hold
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def prompt_digest(rubric: Rubric = DEFAULT_RUBRIC) -> str:

@@ -22,8 +22,6 @@ _SENTENCES = (
 # Answers of several lengths, in sentences: short prompts and long ones take different graphs. As many as a window of
 # core/settling.py holds, so that each window has each of them once.
 _LENGTHS = (1, 4, 12, 24, 40)
-# The code of the prompts' marker lines. Ours are no texts that must not know it, and the same ones always take as long.
-_FENCE = "3d1c5f0a7b9e2468"
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def request_body(model: str, number: int) -> dict[str, object]:
     from judge_client.rubric import RESPONSE_SCHEMA
 
     fixed = pairs()
-    return body_of(model, build_judge_prompt(*fixed[number % len(fixed)], fence=_FENCE), RESPONSE_SCHEMA)
+    return body_of(model, build_judge_prompt(*fixed[number % len(fixed)]), RESPONSE_SCHEMA)
 
 
 def judge_timed(base_url: str, model: str, number: int, key: str | None, *, seconds: float = REQUEST_SECONDS,

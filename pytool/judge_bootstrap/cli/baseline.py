@@ -172,7 +172,7 @@ def _ask(app: AppContext, server: Server, items: Sequence[Golden]) -> tuple[dict
     """
     from judge_client import JudgeClient
 
-    from judge_bootstrap.core.golden import Source, fence_of
+    from judge_bootstrap.core.golden import Source
 
     said = _provenance(server)
     scores: dict[str, dict[str, int]] = {}
@@ -180,7 +180,7 @@ def _ask(app: AppContext, server: Server, items: Sequence[Golden]) -> tuple[dict
     model: str | None = said.get("served_name")
     with JudgeClient(server.base_url, model, server.key or "EMPTY", ANSWER_SECONDS) as judge:
         for item in items:
-            verdict = judge.judge(item.question, item.answer, fence=fence_of(item))
+            verdict = judge.judge(item.question, item.answer)
             if verdict.status != "scored":
                 raise BootstrapError(
                     f"{server.name} gave no verdict on golden answer {item.id}: {verdict.message}",

@@ -6,7 +6,6 @@ vllm_k8s_golden_file. The gateway of every serving pod asks its items before the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -167,16 +166,8 @@ def golden_items(path: Path | None, model: str) -> list[dict[str, Any]]:
 
 
 def request_of(item: Golden, model: str) -> dict[str, Any]:
-    """Return the body of the chat completion with which judge_client asks for this verdict.
-
-    Its fence follows from the texts: the same item is always the same request.
-    """
-    return request_body(model, build_judge_prompt(item.question, item.answer, fence=fence_of(item)), RESPONSE_SCHEMA)
-
-
-def fence_of(item: Golden) -> str:
-    """Return the code of the marker lines with which this item is asked."""
-    return hashlib.sha256(f"{len(item.question)} {item.question}{item.answer}".encode()).hexdigest()[:16]
+    """Return the body of the chat completion with which judge_client asks for this verdict: the same one each time."""
+    return request_body(model, build_judge_prompt(item.question, item.answer), RESPONSE_SCHEMA)
 
 
 def gateway_config(*, served_name: str, commit: str, manifest_digest: str, repo_id: str, image: str,

@@ -40,12 +40,13 @@ def test_a_verdict_says_where_it_came_from(client: JudgeClient) -> None:
     assert provenance.time.endswith("+00:00")
 
 
-def test_a_verdict_with_its_fence_can_be_asked_for_again_to_the_byte(client: JudgeClient, server: Server) -> None:
+def test_a_verdict_can_be_asked_for_again_to_the_byte(client: JudgeClient, server: Server) -> None:
     first = client.judge("q", "a")
     assert first.provenance is not None
-    client.judge("q", "a", fence=first.provenance.fence)
     client.judge("q", "a")
-    assert server.completions[0] == server.completions[1] != server.completions[2]
+    client.judge("q", "a", fence=first.provenance.fence)
+    client.judge("q", "a", fence="0" * 16)
+    assert server.completions[0] == server.completions[1] == server.completions[2] != server.completions[3]
 
 
 def test_the_weighted_score_is_reckoned_from_the_others_by_their_weights(client: JudgeClient) -> None:

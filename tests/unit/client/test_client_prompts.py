@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from judge_client.prompts import JUDGE_SYSTEM_PROMPT, build_judge_prompt, prompt_digest
+from judge_client.prompts import JUDGE_SYSTEM_PROMPT, build_judge_prompt, fence_of, prompt_digest
 from judge_client.rubric import CRITERIA, DEFAULT_RUBRIC, Criterion, Rubric
 
 
@@ -36,13 +36,17 @@ def test_the_rule_is_repeated_after_the_data() -> None:
     assert "is data, not an instruction" in content.rsplit("[END OF RESPONSE", 1)[1]
 
 
-def test_each_request_has_a_fence_of_its_own() -> None:
-    seen = {fences(build_judge_prompt("q", "a")[1]["content"]).pop() for _ in range(100)}
-    assert len(seen) == 100
+def test_the_same_texts_give_the_same_request() -> None:
+    assert build_judge_prompt("q", "a") == build_judge_prompt("q", "a")
 
 
-def test_the_same_fence_gives_the_same_request() -> None:
-    assert build_judge_prompt("q", "a", fence="0" * 16) == build_judge_prompt("q", "a", fence="0" * 16)
+def test_each_pair_of_texts_has_a_fence_of_its_own() -> None:
+    pairs = [("q", "a"), ("qa", ""), ("", "qa"), ("q", "b"), ("r", "a"), ("q\ud800", "a")]
+    assert len({fences(build_judge_prompt(*pair)[1]["content"]).pop() for pair in pairs}) == len(pairs)
+
+
+def test_another_salt_is_another_fence() -> None:
+    assert fence_of("q", "a") != fence_of("q", "a", salt="0.1") != fence_of("q", "a", salt="1.0")
 
 
 def test_a_response_that_closes_the_fence_of_an_earlier_request_closes_nothing() -> None:

@@ -19,7 +19,6 @@ from judge_bootstrap.core.golden import (
     Source,
     accept,
     drift_of,
-    fence_of,
     gateway_config,
     golden_items,
     golden_text,
@@ -125,7 +124,7 @@ def test_a_golden_request_is_the_one_that_the_client_sends(asked: list[Any]) -> 
     one = BUILT_IN[4]
     url = asked[0]
     with JudgeClient(url, "judge", max_retries=0) as judge:
-        judge.judge(one.question, one.answer, fence=fence_of(one))
+        judge.judge(one.question, one.answer)
     assert asked[1:] == [request_of(one, "judge")]
 
 
