@@ -45,7 +45,7 @@ class Outcome:
 @click.command()
 @click.argument("gold_file", metavar="[GOLD.jsonl]", required=False)
 @click.option("--rounds", type=click.IntRange(1, 50), default=ROUNDS, show_default=True, metavar="N",
-              help="How often each answer is judged, with a new fence each time.")
+              help="How often each answer is judged, by the same request.")
 @click.option("--baseline", "baseline_file", metavar="FILE",
               help="Compare with the scores accepted there; drift is an error.")
 @click.option("--tolerance", type=click.FloatRange(0, 9, min_open=True), default=TOLERANCE, show_default=True,
@@ -71,7 +71,8 @@ def calibrate(app: AppContext, server: ServerChoice, gold_file: str | None, roun
     \b
     Columns: spearman (do both order the answers alike, 1 = yes), kappa (quadratic weights: also the same scores,
     1 = yes, 0 = chance), error (mean distance in points), bias (above 0: generous), same (share of scores that were
-    the same in every round), apart (mean distance between two rounds in points).
+    the same in every round), apart (mean distance between two rounds in points). Rounds differ in nothing but the code
+    in the marker lines around the texts.
 
     The exit code is 1 when the judge drifted from --baseline, or less than --floor of the judgements gave a score.
 

@@ -1,4 +1,4 @@
-"""How far a judge agrees with itself when it is asked the same again."""
+"""How far a judge agrees with itself when it is asked the same again, between other marker lines."""
 
 from __future__ import annotations
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +16,7 @@ from judge_client.calibration.baseline import Baseline
 from judge_client.calibration.gold import GoldItem, gold_digest
 from judge_client.prompts import prompt_digest
 from judge_client.rubric import Rubric
-from judge_client.verdict import Provenance, Status, Verdict
+from judge_client.verdict import Provenance, Reason, Status, Verdict
 
 if TYPE_CHECKING:
     from judge_client.async_client import AsyncJudgeClient
@@ -112,23 +114,41 @@ class Judged:
 
 async def judge_rounds(client: AsyncJudgeClient, gold: Sequence[GoldItem], rounds: int, *, window: int = WINDOW,
                        progress: Callable[[int], None] | None = None) -> Judged:
-    """Return the verdicts of the client's judge on every item, `rounds` times, each with a new random fence.
+    """Return the verdicts of the client's judge on every item, `rounds` times.
 
-    `progress` is told after each verdict how many there are. Failures are verdicts, as everywhere in this package.
+    The first round is what anybody asks. In the others the code of the marker lines is another one (fence_of_round):
+    what then changes in a score is owed to nothing in the texts. `progress` is told after each verdict how many there
+    are. Failures are verdicts, as everywhere in this package.
     """
-    from judge_client.batch import judge_all
+    from judge_client.batch.crew import Crew
 
-    texts = [(item.original_prompt, item.model_response) for item in gold]
-    done = 0
-    judged: list[list[Verdict]] = []
+    def ask(judge: AsyncJudgeClient, work: tuple[int, int]) -> Awaitable[Verdict]:
+        item = gold[work[1]]
+        return judge.judge(item.original_prompt, item.model_response, fence=fence_of_round(item, work[0]))
+
+    def gone(_work: tuple[int, int]) -> Verdict:
+        return Verdict(Status.ERROR, reason=Reason.SERVER_UNREACHABLE,
+                       message=f"not asked: the server has been gone for more than {PATIENCE_SECONDS:g} s")
+
+    crew = Crew(client, ask, window=window, patience_seconds=PATIENCE_SECONDS, gone=gone)
+    found: dict[tuple[int, int], Verdict] = {}
     # Round after round: were an item asked twice at once, the server might answer both from one computation.
-    for _ in range(rounds):
-        judged.append([])
-        answers = judge_all(client, texts, window=window, patience_seconds=PATIENCE_SECONDS)
-        async with contextlib.aclosing(answers):
-            async for verdict in answers:
-                judged[-1].append(verdict)
-                done += 1
-                if progress is not None:
-                    progress(done)
-    return Judged(gold, client.rubric, judged)
+    works = [(number, place) for number in range(rounds) for place in range(len(gold))]
+    async with contextlib.aclosing(crew.run(works)) as answers:
+        async for work, verdict in answers:
+            found[work] = verdict
+            if progress is not None:
+                progress(len(found))
+    return Judged(gold, client.rubric, [[found[number, place] for place in range(len(gold))]
+                                        for number in range(rounds)])
+
+
+def fence_of_round(item: GoldItem, number: int) -> str | None:
+    """Return the code of the marker lines in a round, from 0; None for the first, which is the client's own.
+
+    It follows from the item, so that a later calibration asks the same and is compared without this noise.
+    """
+    if number == 0:
+        return None
+    told = json.dumps(["round", number, item.original_prompt, item.model_response])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
