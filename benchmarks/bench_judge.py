@@ -49,7 +49,6 @@ FAULTY_ITEMS = 256 if small() else 1_536
 ROUNDS, FAULTY_ROUNDS, MOST_ROUNDS = (3, 2, 6) if small() else (7, 5, 15)
 RATE = 0.05
 TIMEOUT_SECONDS = 4.0  # many times what a judgement takes here
-Pair = tuple[str, str]
 
 
 @dataclass
@@ -64,12 +63,12 @@ class Bench:
     rates: dict[str, list[float]] = field(default_factory=dict)
     cpu_ms: dict[str, list[float]] = field(default_factory=dict)
 
-    def fresh(self, count: int) -> list[Pair]:
+    def fresh(self, count: int) -> list[texts.Pair]:
         """Return texts that nobody asked about."""
         self._used += 1
         return texts.learnt(count, self.seed * 100_000 + self._used)
 
-    def measure(self, name: str, count: int, work: Callable[[Sequence[Pair]], Awaitable[None]]) -> None:
+    def measure(self, name: str, count: int, work: Callable[[Sequence[texts.Pair]], Awaitable[None]]) -> None:
         """Let a contender judge so many items, and keep its rate."""
         pairs = self.fresh(count)
         cpu, started = time.process_time(), time.perf_counter()
@@ -93,10 +92,10 @@ class Bench:
 # --- contenders -------------------------------------------------------------------------------------------------------
 
 
-def ours(bench: Bench, url: str, window: int) -> Callable[[Sequence[Pair]], Awaitable[None]]:
+def ours(bench: Bench, url: str, window: int) -> Callable[[Sequence[texts.Pair]], Awaitable[None]]:
     """Ours, from file to file. Raises RuntimeError unless all are scored."""
 
-    async def work(pairs: Sequence[Pair]) -> None:
+    async def work(pairs: Sequence[texts.Pair]) -> None:
         asked = batches.write_items(bench.folder / "items.jsonl", pairs, bench.seed)
         out = bench.folder / "out.jsonl"
         async with AsyncJudgeClient(url, bench.server.model, bench.server.key,
@@ -110,10 +109,10 @@ def ours(bench: Bench, url: str, window: int) -> Callable[[Sequence[Pair]], Awai
     return work
 
 
-def one_by_one(bench: Bench) -> Callable[[Sequence[Pair]], Awaitable[None]]:
+def one_by_one(bench: Bench) -> Callable[[Sequence[texts.Pair]], Awaitable[None]]:
     """One after the other, with the client that waits."""
 
-    async def work(pairs: Sequence[Pair]) -> None:
+    async def work(pairs: Sequence[texts.Pair]) -> None:
         with JudgeClient(bench.server.url, bench.server.model, bench.server.key) as judge:
             for pair in pairs:
                 verdict = judge.judge(*pair)
@@ -123,14 +122,14 @@ def one_by_one(bench: Bench) -> Callable[[Sequence[Pair]], Awaitable[None]]:
     return work
 
 
-def gather(bench: Bench, window: int) -> Callable[[Sequence[Pair]], Awaitable[None]]:
+def gather(bench: Bench, window: int) -> Callable[[Sequence[texts.Pair]], Awaitable[None]]:
     """What one writes by hand."""
 
-    async def work(pairs: Sequence[Pair]) -> None:
+    async def work(pairs: Sequence[texts.Pair]) -> None:
         places = asyncio.Semaphore(window)
         async with openai.AsyncOpenAI(base_url=f"{bench.server.url}/v1", api_key=bench.server.key) as client:
 
-            async def one(pair: Pair) -> Any:
+            async def one(pair: texts.Pair) -> Any:
                 async with places:
                     done = await client.chat.completions.create(**body_of(bench, pair))
                     return json.loads(done.choices[0].message.content)
@@ -142,10 +141,10 @@ def gather(bench: Bench, window: int) -> Callable[[Sequence[Pair]], Awaitable[No
     return work
 
 
-def flood(bench: Bench, window: int) -> Callable[[Sequence[Pair]], Awaitable[None]]:
+def flood(bench: Bench, window: int) -> Callable[[Sequence[texts.Pair]], Awaitable[None]]:
     """As little as a client can do: bodies made beforehand, one connection a place, answers thrown away."""
 
-    async def work(pairs: Sequence[Pair]) -> None:
+    async def work(pairs: Sequence[texts.Pair]) -> None:
         requests = iter([request_of(bench, pair) for pair in pairs])
         address = urlsplit(bench.server.url)
 
@@ -163,12 +162,12 @@ def flood(bench: Bench, window: int) -> Callable[[Sequence[Pair]], Awaitable[Non
     return work
 
 
-def body_of(bench: Bench, pair: Pair) -> dict[str, Any]:
+def body_of(bench: Bench, pair: texts.Pair) -> dict[str, Any]:
     """Return the body of the request that our client sends for these texts."""
     return request_body(bench.server.model, build_judge_prompt(*pair), DEFAULT_RUBRIC.schema)
 
 
-def request_of(bench: Bench, pair: Pair) -> bytes:
+def request_of(bench: Bench, pair: texts.Pair) -> bytes:
     """Return that request as it goes over the wire."""
     headers = {"host": "judge", "authorization": f"Bearer {bench.server.key}", "content-type": "application/json"}
     body = json.dumps(body_of(bench, pair)).encode()
@@ -178,14 +177,14 @@ def request_of(bench: Bench, pair: Pair) -> bytes:
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def contenders(bench: Bench) -> dict[str, Callable[[Sequence[Pair]], Awaitable[None]]]:
+def contenders(bench: Bench) -> dict[str, Callable[[Sequence[texts.Pair]], Awaitable[None]]]:
     """Return whom the figures compare."""
     return {"ours_32": ours(bench, bench.server.url, WINDOW), "gather_32": gather(bench, WINDOW),
             "flood_32": flood(bench, WINDOW), "ours_64": ours(bench, bench.server.url, 64),
             "gather_64": gather(bench, 64), "flood_64": flood(bench, 64)}
 
 
-def narrower(bench: Bench) -> dict[str, Callable[[Sequence[Pair]], Awaitable[None]]]:
+def narrower(bench: Bench) -> dict[str, Callable[[Sequence[texts.Pair]], Awaitable[None]]]:
     """Return who stands in the detail: fewer at a time."""
     return {"ours_8": ours(bench, bench.server.url, 8), "gather_8": gather(bench, 8),
             "ours_1": ours(bench, bench.server.url, 1), "gather_1": gather(bench, 1), "one_by_one_1": one_by_one(bench)}

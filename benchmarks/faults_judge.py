@@ -6,8 +6,9 @@ answers, a login page, replies that break the schema or were cut), and kills tha
 until it has ended by itself. The server is a stand-in whose verdict follows from the judged texts, so that each line of
 the output can be held against its item.
 
-V3 judges the same items twice at temperature 0 on a real vLLM (CPU, the tiny judge), each request with a new random
-fence, several at a time: the share of items that got the same scores.
+V3 judges the same items twice at temperature 0 on a real vLLM (CPU, the tiny judge), several at a time, the second time
+in another order, so that each is computed beside others: the share of items that got the same scores. The detail has
+the share on texts unlike anything that this judge has learnt, and with other codes in the fences around the texts.
 
 Every point follows from the seed; `--seed N` takes another one.
 """
@@ -118,27 +119,44 @@ def _run_with_kills(proxy: Running, asked: batches.Asked, out: Path, rng: random
 
 def judged_twice(server: vllm.Server, seed: int) -> list[Figure]:
     """Return V3."""
-    kinds = {"learnt": texts.learnt(TWICE, seed), "unseen": texts.unseen(TWICE, seed)}
-    shares: dict[str, float] = {}
-    unscored: dict[str, int] = {}
-    apart: dict[str, list[Any]] = {}
-    for kind, items in kinds.items():
-        first, second = (asyncio.run(_scores(server, items)) for _ in range(2))
-        same = [one == other and one is not None for one, other in zip(first, second, strict=True)]
-        shares[kind] = round(100 * sum(same) / len(same), 2)
-        unscored[kind] = sum(one is None or other is None for one, other in zip(first, second, strict=True))
-        apart[kind] = [{"response": item[1][:60], "scores": [one, other]} for item, one, other, alike
-                       in zip(items, first, second, same, strict=True) if not alike][:3]
-    return [Figure("V3", shares["learnt"], ">= 99 %", {
-        "what": "percent of items with the same scores when judged again at temperature 0, with a new fence",
-        "items": TWICE, "at_a_time": TWICE_AT_A_TIME, "unlike_anything_learnt_percent": shares["unseen"],
-        "unscored": unscored, "apart": apart, "seed": seed})]
+    learnt, unseen = texts.learnt(TWICE, seed), texts.unseen(TWICE, seed)
+    first, other = asyncio.run(_scores(server, learnt)), asyncio.run(_scores(server, unseen))
+    again = asyncio.run(_scores(server, learnt, seed))
+    shares = {"unlike_anything_learnt": _same(other, asyncio.run(_scores(server, unseen, seed))),
+              "with_other_fences": _same(first, asyncio.run(_scores(server, learnt, seed, fence="5eed" * 4)))}
+    apart = [{"response": pair[1][:60], "scores": [one, two]}
+             for pair, one, two in zip(learnt, first, again, strict=True) if one is None or one != two]
+    return [Figure("V3", _same(first, again), ">= 99 %", {
+        "what": "percent of items with the same scores when they are judged again at temperature 0", "items": TWICE,
+        "at_a_time": TWICE_AT_A_TIME, "percent": shares, "apart": apart[:3], "seed": seed,
+        "kinds_of_scores": len({json.dumps(one) for one in first})})]
 
 
-async def _scores(server: vllm.Server, items: Sequence[tuple[str, str]]) -> list[dict[str, int] | None]:
+def _same(first: Sequence[Any], second: Sequence[Any]) -> float:
+    """Return the percentage that is alike. Without a score nothing is."""
+    same = sum(one is not None and one == two for one, two in zip(first, second, strict=True))
+    return round(100 * same / len(first), 2)
+
+
+async def _scores(server: vllm.Server, pairs: Sequence[texts.Pair], shuffle: int | None = None,
+                  fence: str | None = None) -> list[dict[str, int] | None]:
+    """Return the scores of each pair in their order, asked in that order or a shuffled one; None for no verdict."""
+    order = list(range(len(pairs)))
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(order)
+    places = asyncio.Semaphore(TWICE_AT_A_TIME)
+    found: list[dict[str, int] | None] = [None] * len(pairs)
+
     async with AsyncJudgeClient(server.url, server.model, server.key) as judge:
-        return [dict(verdict.categories) if verdict.status is Status.SCORED else None
-                async for verdict in judge.judge_batch(items, window=TWICE_AT_A_TIME)]
+
+        async def one(index: int) -> None:
+            async with places:
+                verdict = await judge.judge(*pairs[index], fence=fence)
+            if verdict.status is Status.SCORED:
+                found[index] = dict(verdict.categories)
+
+        await asyncio.gather(*(one(index) for index in order))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

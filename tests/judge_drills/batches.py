@@ -25,6 +25,7 @@ from judge_client.rubric import CRITERION_NAMES
 
 from .processes import PYTHONPATH
 from .standin import digest_of, reasoning_of, scores_of
+from .texts import Pair
 
 WINDOW = 32
 TIMEOUT_SECONDS = 2.0
@@ -43,11 +44,11 @@ class Asked:
         return {digest_of(prompt, response): name for name, prompt, response in self.items}
 
 
-def write_items(path: Path, texts: Sequence[tuple[str, str]], seed: int) -> Asked:
+def write_items(path: Path, pairs: Sequence[Pair], seed: int) -> Asked:
     """Write the items as JSONL, with ids that are in no order."""
-    numbers = list(range(len(texts)))
+    numbers = list(range(len(pairs)))
     random.Random(seed).shuffle(numbers)
-    items = [(f"item-{number}", *pair) for number, pair in zip(numbers, texts, strict=True)]
+    items = [(f"item-{number}", *pair) for number, pair in zip(numbers, pairs, strict=True)]
     path.write_text("".join(json.dumps({"id": name, "original_prompt": prompt, "model_response": response,
                                         "system": f"system of {name}"}) + "\n" for name, prompt, response in items))
     return Asked(path, items)

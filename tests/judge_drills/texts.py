@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+Pair = tuple[str, str]  # prompt, response
+
 _MAKER = Path(__file__).resolve().parents[2] / "scripts" / "make_tiny_judge.py"
 _WORDS = (
     "river", "mountain", "engine", "teacher", "window", "copper", "garden", "bridge", "signal", "winter", "market",
@@ -32,24 +34,24 @@ def _learnt() -> dict[str, Any]:
     return found
 
 
-def learnt(count: int, seed: int) -> list[tuple[str, str]]:
+def learnt(count: int, seed: int) -> list[Pair]:
     """Return distinct (prompt, response) of the kinds that the tiny judge was trained to tell apart."""
     return _distinct(count, _draw_learnt(random.Random(f"learnt {seed}")))
 
 
-def unseen(count: int, seed: int) -> list[tuple[str, str]]:
+def unseen(count: int, seed: int) -> list[Pair]:
     """Return distinct (prompt, response) unlike anything that the tiny judge has seen."""
     return _distinct(count, _draw_unseen(random.Random(f"unseen {seed}")))
 
 
-def _distinct(count: int, drawn: Iterator[tuple[str, str]]) -> list[tuple[str, str]]:
-    found: dict[tuple[str, str], None] = {}
+def _distinct(count: int, drawn: Iterator[Pair]) -> list[Pair]:
+    found: dict[Pair, None] = {}
     while len(found) < count:
         found[next(drawn)] = None
     return list(found)
 
 
-def _draw_learnt(rng: random.Random) -> Iterator[tuple[str, str]]:
+def _draw_learnt(rng: random.Random) -> Iterator[Pair]:
     lists = _learnt()
     questions = lists["QUESTIONS"]
     while True:
@@ -63,7 +65,7 @@ def _draw_learnt(rng: random.Random) -> Iterator[tuple[str, str]]:
         yield f"Read this: {read_first}\n\n{prompt}", response
 
 
-def _draw_unseen(rng: random.Random) -> Iterator[tuple[str, str]]:
+def _draw_unseen(rng: random.Random) -> Iterator[Pair]:
     def sentences(most: int) -> str:
         return " ".join(" ".join(rng.choices(_WORDS, k=rng.randint(4, 14))).capitalize() + rng.choice(".?!")
                         for _ in range(rng.randint(1, most)))
