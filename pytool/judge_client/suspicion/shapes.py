@@ -224,7 +224,7 @@ def _is_best(found: re.Match[str]) -> bool:
 # --- what nobody sees -------------------------------------------------------------------------------------------------
 
 _SPLIT_WORD: Final = re.compile(
-    "[a-zA-Z][\u200b-\u200d\u2060-\u2064\ufeff\u034f\u180e\u115f\u1160\u3164]{1,3}[a-zA-Z]")
+    "(?<=[a-zA-Z])[\u200b-\u200d\u2060-\u2064\ufeff\u034f\u180e\u115f\u1160\u3164]{1,3}(?=[a-zA-Z])")
 _ODD_CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 _SMUGGLED: Final = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{3,}")
 _TAGS: Final = re.compile("[\U000e0000-\U000e007f]+")
