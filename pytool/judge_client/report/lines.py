@@ -89,9 +89,9 @@ class ResultLines:
                                hint=f"ls -l {shlex.quote(str(self.path))}") from error
 
     def _problem(self, number: int, found: str) -> InputProblem:
+        show = f"sed -n {number}p {shlex.quote(str(self.path))} | head -c 200 | cat -v   # shows the line"
         return InputProblem(f"{self.path} line {number}: found {found}, wanted a result as `judge batch` writes it",
-                            reason="REPORT_UNUSABLE",
-                            hint=f"sed -n {number}p {shlex.quote(str(self.path))} | head -c 200 | cat -v   # shows the line")
+                            reason="REPORT_UNUSABLE", hint=show)
 
 
 class _NotJson(ValueError):
