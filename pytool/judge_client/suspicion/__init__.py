@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Final
 
@@ -17,7 +17,7 @@ from judge_client.cleaning import visible
 from judge_client.rubric import DEFAULT_RUBRIC, Rubric
 from judge_client.suspicion import decoding, shapes
 from judge_client.suspicion.echoes import all_criteria, echoes, told
-from judge_client.suspicion.orders import Order, hits_of, hits_without_spaces, orders_in, said_in
+from judge_client.suspicion.orders import hits_of, hits_without_spaces, orders_in, said_in
 from judge_client.suspicion.views import WORD, both_ends, folded, shown
 from judge_client.suspicion.words import Hit, Idea
 from judge_client.verdict import Ground, GroundCode
@@ -159,18 +159,22 @@ class _Examination:
 
     def _orders(self, low: str, words: list[str], hits: dict[str, list[Hit]], *, places_are_words: bool = True,
                 disguised: bool = False) -> Iterator[Ground]:
+        outside: set[int] | None = None
         for order in orders_in(hits):
             if self._prompt.speaks_of(order.rule.topic, order.language):
                 continue
-            if self._prompt.is_about_models and not self._holds_outside_of_quotes(low, order):
-                continue
+            if self._prompt.is_about_models and not disguised:
+                if outside is None:
+                    outside = _rules_outside_of_quotes(low)
+                if id(order.rule) not in outside:
+                    continue
             told = " ".join(words[order.first:order.last + 1]) if places_are_words else (
                 low[max(0, order.first * 2 - 2):order.last * 2 + 4])
             code = GroundCode.ENCODED_ORDER if disguised or order.disguised else order.rule.code
             yield Ground(code, told)
 
-    def _holds_outside_of_quotes(self, low: str, order: Order) -> bool:
-        rest = _QUOTED.sub(" ... ", low)
-        again: tuple[Callable[[], dict[str, list[Hit]]], ...] = (
-            lambda: hits_of(WORD.findall(rest)), lambda: hits_without_spaces(rest))
-        return any(other.rule is order.rule for hits in again for other in orders_in(hits()))
+
+def _rules_outside_of_quotes(low: str) -> set[int]:
+    rest = _QUOTED.sub(" ... ", low)
+    return {id(order.rule) for hits in (hits_of(WORD.findall(rest)), hits_without_spaces(rest))
+            for order in orders_in(hits)}
