@@ -51,7 +51,8 @@ TRUNCATED = completion('{"reasoning": "R', finish_reason="length")
 class FakeJudge:
     """Answers each request as `plan` says for the response and how often it was asked before; None: a score.
 
-    `seconds` is what an answer takes; after `answers_left` of them, none comes any more. `is_down` refuses every connection, `health` is the status of /health.
+    `seconds` is what an answer takes; after `answers_left` of them, none comes any more. `is_down` refuses every
+    connection, `health` is the status of /health.
     """
 
     plan: Callable[[str, int], Answer | Failure | None] = lambda _response, _before: None

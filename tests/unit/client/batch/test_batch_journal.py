@@ -138,7 +138,8 @@ def test_one_process_at_a_time_has_it(tmp_path: Path) -> None:
     Journal.open(tmp_path / "j", 5).close()
 
 
-@pytest.mark.parametrize("content", [b"notes of mine\n", b'{"schema": 99, "items": 3}\nmore\n', b"{}\n", b'{"schema": 1'])
+@pytest.mark.parametrize("content", [
+    b"notes of mine\n", b'{"schema": 99, "items": 3}\nmore\n', b"{}\n", b'{"schema": 1'])
 def test_a_file_that_is_no_journal_of_ours_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "j").write_bytes(content)
     journal = Journal.open(tmp_path / "j", 5)
