@@ -98,9 +98,9 @@ def test_hidden_characters_in_what_was_found_are_written_out_too() -> None:
 
 
 def test_a_megabyte_costs_no_more_than_its_excerpt() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     shown = excerpt("\u202ea\n" * 350_000, found="not there")
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
     assert len(shown.pieces) < 1_000
 
 
