@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from judge_client.calibration.agreement import Pair
 from judge_client.calibration.baseline import Baseline
 from judge_client.calibration.gold import GoldItem, gold_digest
-from judge_client.prompts import prompt_digest
+from judge_client.prompts import fence_of, prompt_digest
 from judge_client.rubric import Rubric
 from judge_client.verdict import Provenance, Reason, Status, Verdict
 
@@ -150,5 +148,4 @@ def fence_of_round(item: GoldItem, number: int) -> str | None:
     """
     if number == 0:
         return None
-    told = json.dumps(["round", number, item.original_prompt, item.model_response])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    return fence_of(item.original_prompt, item.model_response, salt=f"round {number}")
