@@ -122,8 +122,8 @@ def _problem(document: dict[str, Any], prompt: str, response: str) -> str | None
     except (ValueError, LookupError, TypeError) as error:
         return f"no verdict: {error!r}"
     if verdict.status is not Status.SCORED:
-        typed = verdict.reason in Reason and verdict.message and verdict.score is None and not verdict.categories
-        return None if typed else f"no reason: {document}"
+        typed = isinstance(verdict.reason, Reason) and bool(verdict.message)
+        return None if typed and verdict.score is None and not verdict.categories else f"no reason: {document}"
     if set(verdict.categories) != set(CRITERION_NAMES) or not all(
             type(score) is int and 1 <= score <= 10 for score in verdict.categories.values()):
         return f"scores {verdict.categories}"

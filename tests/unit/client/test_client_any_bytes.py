@@ -155,7 +155,7 @@ def check_words(document: Any) -> None:
 
 def check_unscored(found: Verdict | Comparison) -> None:
     """Fail unless the reason is one of the table, and the message one short line that may go to a terminal."""
-    assert found.reason in Reason
+    assert isinstance(found.reason, Reason)
     assert found.message
     assert found.message.isprintable()
     assert len(found.message) < 1500
@@ -202,7 +202,7 @@ def test_any_answers_give_a_verdict_or_a_typed_reason(story: list[Answer | Failu
     # The list of models, asked for twice at most, and one try more than there are retries and questions anew.
     assert requests <= POLICY.max_retries + POLICY.max_reasks + 4
     assert seconds <= POLICY.deadline_seconds + 0.1 * requests
-    assert all(one.reason is None or one.reason in Reason for one in seen)
+    assert all(one.reason is None or isinstance(one.reason, Reason) for one in seen)
     if verdict.status is Status.SCORED:
         assert seen[-1].reason is None
 
@@ -229,7 +229,7 @@ def test_any_answers_give_a_served_model_or_a_typed_failure(story: list[Answer |
     try:
         found, _, _ = hold(lambda judging: judging.served_model(), story)
     except Failure as failure:
-        assert failure.reason in Reason
+        assert isinstance(failure.reason, Reason)
         assert failure.message.isprintable()
     else:
         assert isinstance(found, ServedModel)
