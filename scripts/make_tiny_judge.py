@@ -372,7 +372,7 @@ class Batch:
 
 
 def batches(tokenizer: Qwen2Tokenizer, rng: random.Random, *, whole: bool) -> Iterator[Batch]:
-    """Yield batches; only the replies have labels. Not whole: of the prompt only the judged texts between their fences."""
+    """Yield batches; only the replies have labels. Not whole: of the prompt only the judged texts in their fences."""
     size = BATCH if whole else SHORT_BATCH
     while True:
         rows = []
