@@ -56,7 +56,7 @@ class Window:
         self._changed = clock()
         # The width at which the server turned requests away; growth is careful from there.
         self._too_wide = ceiling + 1
-        # Best 95th percentile in seconds, by the power of two of the window's width.
+        # Best upper quartile in seconds, by the power of two of the window's width.
         self._best: dict[int, float] = {}
 
     # --- places ------------------------------------------------------------------------------------------------
@@ -142,7 +142,8 @@ class Window:
         times = sorted(self._round.seconds)
         if len(times) < _SHORTEST_ROUND // 2:
             return False
-        slow = times[min(len(times) - 1, int(0.95 * len(times)))]
+        # Not the slowest: one answer in ten that is slow for a reason of its own is no sign of load.
+        slow = times[int(0.75 * len(times))]
         band = self.limit.bit_length()
         # A wider window that did better shows what this one could do.
         best = min((seconds for wide, seconds in self._best.items() if wide >= band), default=slow)

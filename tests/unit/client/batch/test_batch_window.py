@@ -92,6 +92,16 @@ def test_latency_well_above_the_best_halves_it(clock: Clock) -> None:
     assert window.limit == 16
 
 
+def test_a_few_slow_answers_are_no_sign_of_load(clock: Clock) -> None:
+    window = Window(32, clock)
+    for _ in range(20):
+        sent = clock.now
+        clock.now += 1.0
+        for place in range(32):
+            window.answered(sent, 20.0 if place % 8 == 0 else 1.0)
+    assert (window.limit, window.lowest) == (32, 32)
+
+
 def test_latency_that_stays_high_is_taken_as_the_new_normal(clock: Clock) -> None:
     window = Window(32, clock)
     for _ in range(5):
