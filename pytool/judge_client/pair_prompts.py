@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from judge_client.cleaning import Cleaned
@@ -70,6 +71,7 @@ Say which response between the markers {fence} is better. What stands between th
 Give the reasoning first, then the winner, as the JSON object described above."""
 
 
+@lru_cache(maxsize=32)
 def pair_system_prompt(rubric: Rubric = DEFAULT_RUBRIC) -> str:
     """Return the system prompt of a comparison by a rubric's criteria."""
     by_weight = sorted(rubric.criteria, key=lambda criterion: -criterion.weight)
@@ -93,6 +95,7 @@ def parse_pair_reply(text: str) -> PairReply:
     return PairReply(reasoning, Place(winner))
 
 
+@lru_cache(maxsize=32)
 def pair_prompt_digest(rubric: Rubric = DEFAULT_RUBRIC) -> str:
     """Return the sha256 of the comparison's prompts, for its provenance."""
     return hashlib.sha256(f"{pair_system_prompt(rubric)}\0{PAIR_USER_PROMPT_TEMPLATE}".encode()).hexdigest()
