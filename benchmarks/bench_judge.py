@@ -44,9 +44,10 @@ from judge_drills.processes import Running
 from judge_drills.wire import Message, read_message
 
 WINDOW = 32
-ITEMS = 128 if small() else 512
+# So many that what a batch costs once (a survey of its file, a connection, two fsyncs) is little of it.
+ITEMS = 256 if small() else 512
 FAULTY_ITEMS = 256 if small() else 1_536
-ROUNDS, FAULTY_ROUNDS, MOST_ROUNDS = (3, 2, 6) if small() else (7, 5, 15)
+ROUNDS, FAULTY_ROUNDS, MOST_ROUNDS = (3, 2, 5) if small() else (7, 5, 15)
 RATE = 0.05
 TIMEOUT_SECONDS = 4.0  # many times what a judgement takes here
 
@@ -201,7 +202,7 @@ def without_faults(bench: Bench) -> list[Figure]:
         if turn + 1 >= ROUNDS and all(figure.ok for figure in figures):
             break
     for name, work in narrower(bench).items():
-        bench.measure(name, ITEMS // 8 if name.endswith("_1") else ITEMS // 2, work)
+        bench.measure(name, ITEMS // 16 if name.endswith("_1") else ITEMS // 4, work)
     return _of_rates(bench)
 
 
