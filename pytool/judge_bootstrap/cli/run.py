@@ -363,6 +363,7 @@ def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *
         f"           in the cluster: http://{service}.{namespace}.svc:{port}/v1, from where the label",
         "           judge-bootstrap.io/client=true is on the pod or its namespace",
         f"test it:   judge-bootstrap --env {env} run verify",
+        f'           judge-bootstrap --env {env} judge score --prompt "2+2?" --response "4"',
         *key,
         f"           {curl}",
     ]
