@@ -77,6 +77,12 @@ class _Transport:
         import openai
 
         url = f"{self._root_url}{request.path}"
+        # The SDK calls every connection that aiohttp lost a timeout of connecting.
+        lost = error.__cause__.__cause__ if error.__cause__ else None
+        if type(lost).__module__.partition(".")[0] == "aiohttp" and not isinstance(lost, TimeoutError):
+            number = lost.errno if isinstance(lost, OSError) else None
+            said = os.strerror(number) if number and number > 0 else self._without_key(str(lost))
+            return Failure(Reason.SERVER_UNREACHABLE, f"{url}: {said or type(lost).__name__}")
         if type(error.__cause__).__name__ == "ConnectTimeout":  # of httpx, whichever version the SDK uses
             seconds = min(request.timeout_seconds, CONNECT_SECONDS)
             return Failure(Reason.SERVER_UNREACHABLE, f"{url}: no connection within {seconds:.3g} s")

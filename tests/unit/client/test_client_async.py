@@ -72,7 +72,25 @@ def test_a_server_that_nobody_listens_at_is_unreachable(server: Server) -> None:
             assert not await judge.is_healthy()
             return await judge.judge("q", "a")
 
-    assert run(ask()).reason is Reason.SERVER_UNREACHABLE
+    verdict = run(ask())
+    assert (verdict.reason, verdict.message) == (Reason.SERVER_UNREACHABLE,
+                                                 "http://127.0.0.1:1/v1/models: Connection refused")
+
+
+def test_a_connection_that_breaks_is_no_timeout() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async def ask() -> Verdict:
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with AsyncJudgeClient(f"http://127.0.0.1:{port}", max_retries=0) as judge:
+                return await judge.judge("q", "a")
+
+    verdict = run(ask())
+    assert verdict.reason is Reason.SERVER_UNREACHABLE
+    assert "Server disconnected" in (verdict.message or "")
 
 
 def test_each_request_is_seen(server: Server) -> None:
