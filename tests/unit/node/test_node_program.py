@@ -126,7 +126,8 @@ def test_killed_half_way_the_next_run_fetches_only_the_rest(
     kept = result["facts"]["resumed_bytes"]
     assert kept in (half, half + 5)  # one that is asked to stop also writes the piece that it had begun
     assert hub.ranges(WEIGHTS) == [None, f"bytes={kept}-{size - 1}"]
-    assert result["facts"]["fetched_bytes"] == size - kept
+    # The other file may still have been on its way.
+    assert result["facts"]["fetched_bytes"] - (size - kept) in (0, sum(map(len, FILES.values())) - size)
     assert (store / "models--judge-lab--tiny/snapshots" / COMMIT / WEIGHTS).read_bytes() == FILES[WEIGHTS]
     assert not list(partial.iterdir())
 
