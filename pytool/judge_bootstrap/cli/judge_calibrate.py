@@ -45,7 +45,7 @@ class Outcome:
 @click.command()
 @click.argument("gold_file", metavar="[GOLD.jsonl]", required=False)
 @click.option("--rounds", type=click.IntRange(1, 50), default=ROUNDS, show_default=True, metavar="N",
-              help="How often each answer is judged, by the same request.")
+              help="How often each answer is judged, with another code in the marker lines each time.")
 @click.option("--baseline", "baseline_file", metavar="FILE",
               help="Compare with the scores accepted there; drift is an error.")
 @click.option("--tolerance", type=click.FloatRange(0, 9, min_open=True), default=TOLERANCE, show_default=True,

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import click
 
@@ -194,18 +193,16 @@ def open_judge(app: AppContext, server: ServerChoice) -> Iterator[OpenJudge]:
 
 def checked_url(url: str, name: str = "--url") -> str:
     """Return a server's root URL. Raises UsageProblem for what is none, without showing credentials in it."""
-    hint = f"{name} http://HOST:PORT, as in http://127.0.0.1:8000"
+    from judge_client.exchange import root_of
+
     if "@" in url:
         raise UsageProblem(f"{name} holds credentials, wanted them in a file: what is typed ends up in logs",
                            hint="--api-key-file FILE, or the variable JUDGE_API_KEY")
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return root_of(url)
     except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment:
-        raise UsageProblem(f"{name} is {url!r}, wanted the address of a server", hint=hint)
-    return url.rstrip("/").removesuffix("/v1")
+        raise UsageProblem(f"{name} is {url!r}, wanted the address of a server",
+                           hint=f"{name} http://HOST:PORT, as in http://127.0.0.1:8000") from None
 
 
 def input_error(problem: InputProblem) -> BootstrapError:

@@ -156,7 +156,8 @@ def test_a_key_that_the_server_says_back_is_masked(tmp_path: Path, json_too: boo
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://h:0", "http://h:99999",
-                                 "http://h?x=1", "http://h#x", "http://[::1", "unix:/run/judge.sock"])
+                                 "http://h?x=1", "http://h#x", "http://[::1", "unix:/run/judge.sock", "http://a b:80",
+                                 "http://a;b", "http://h\n:80"])
 def test_what_is_no_address_is_wrong_usage(url: str) -> None:
     with pytest.raises(UsageProblem, match="wanted the address of a server") as caught:
         checked_url(url)
