@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from judge_bootstrap.core.errors import BootstrapError, UsageProblem
+from judge_bootstrap.core.errors import BootstrapError, ExitCode, UsageProblem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,6 +106,20 @@ class AppContext:
             if hint:
                 click.echo(redactor().clean(f"Hint: {hint}"), err=True)
         return int(error.exit_code)
+
+    def end(self, error: BootstrapError | None, **found: Any) -> int:
+        """End a command that found something: with --json print it in one object, else the error, with its code.
+
+        `found` are the keys beside those that every answer has. Returns the exit code.
+        """
+        if self.json:
+            self.emit({"ok": error is None, "command": self.command, "env": self.env,
+                       "reason": error.reason if error else None, "message": error.message if error else "",
+                       "hint": error.hint if error else None, **found})
+        elif error:
+            # With its code, as it is looked up in docs/reason-codes.md.
+            self.fail(BootstrapError(f"{error.reason}: {error.message}", reason=error.reason, hint=error.hint))
+        return int(error.exit_code if error else ExitCode.OK)
 
 
 def known_environments() -> list[str]:

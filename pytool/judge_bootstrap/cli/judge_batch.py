@@ -13,7 +13,7 @@ import click
 from judge_bootstrap.cli.context import AppContext, global_options, pass_app
 from judge_bootstrap.cli.judge_score import MOST_VOTES, OddNumber
 from judge_bootstrap.cli.judge_server import OpenJudge, ServerChoice, open_judge, server_options
-from judge_bootstrap.core.errors import BootstrapError, ExitCode, UsageProblem
+from judge_bootstrap.core.errors import BootstrapError, UsageProblem
 
 if TYPE_CHECKING:
     from judge_client.batch import Canary, Progress, Summary
@@ -107,7 +107,11 @@ def run_file(app: AppContext, server: ServerChoice, input_path: str, out_path: s
         except Exception as found:
             raise _stopped(judge, found) from found.__cause__
     error = _error_of(summary, out)
-    return _answer(app, summary, out, error, was_complete=shown.last is None)
+    was_complete = shown.last is None
+    if not (app.json or app.quiet):
+        for line in _lines(summary, out, was_complete):
+            app.say(line)
+    return app.end(error, out=str(out), was_complete=was_complete, summary=summary.to_dict())
 
 
 async def _judge(judge: OpenJudge, source: Path, out: Path, canaries: tuple[Canary, ...], options: Mapping[str, Any],
@@ -194,21 +198,6 @@ class _Shown:
         if self.last is None:
             return ""
         return f": {self.last.done} of {self.last.total} items are done and kept, {out} and its journal hold them"
-
-
-def _answer(app: AppContext, summary: Summary, out: Path, error: BootstrapError | None, *, was_complete: bool) -> int:
-    if app.json:
-        app.emit({"ok": error is None, "command": app.command, "env": app.env,
-                  "reason": error.reason if error else None, "message": error.message if error else "",
-                  "hint": error.hint if error else None, "out": str(out), "was_complete": was_complete,
-                  "summary": summary.to_dict()})
-        return int(ExitCode.FAILED if error else ExitCode.OK)
-    if not app.quiet:
-        for line in _lines(summary, out, was_complete):
-            app.say(line)
-    if error is None:
-        return int(ExitCode.OK)
-    return app.fail(BootstrapError(f"{error.reason}: {error.message}", reason=error.reason, hint=error.hint))
 
 
 def _lines(summary: Summary, out: Path, was_complete: bool) -> list[str]:

@@ -14,7 +14,7 @@ import click
 
 from judge_bootstrap.cli.context import AppContext, global_options, pass_app
 from judge_bootstrap.cli.judge_server import OpenJudge, ServerChoice, open_judge, server_options
-from judge_bootstrap.core.errors import BootstrapError, ExitCode, UsageProblem
+from judge_bootstrap.core.errors import BootstrapError, UsageProblem
 
 if TYPE_CHECKING:
     from judge_client import Rubric
@@ -107,14 +107,9 @@ def calibrate(app: AppContext, server: ServerChoice, gold_file: str | None, roun
         judged = asyncio.run(_judged(app, judge, gold, rounds, window))
         seconds = time.monotonic() - started
         outcome = _found(judge, judged, name, seconds, floor, baseline, baseline_file, tolerance, accept_file)
-    if app.json:
-        app.emit(_as_json(app, outcome, baseline, baseline_file))
-    else:
-        if not app.quiet:
-            _show(app, outcome, baseline, baseline_file)
-        if found := outcome.problem:
-            app.fail(BootstrapError(f"{found.reason}: {found.message}", hint=found.hint))
-    return int(outcome.problem.exit_code if outcome.problem else ExitCode.OK)
+    if not (app.json or app.quiet):
+        _show(app, outcome, baseline, baseline_file)
+    return app.end(outcome.problem, **_as_json(outcome, baseline, baseline_file))
 
 
 def _check_folder(path: Path) -> None:
@@ -325,20 +320,17 @@ def _reasons_of(outcome: Outcome) -> list[str]:
             for (figure, reason), names in found.items()]
 
 
-def _as_json(app: AppContext, outcome: Outcome, baseline: Baseline | None, baseline_file: str | None) -> dict[str, Any]:
+def _as_json(outcome: Outcome, baseline: Baseline | None, baseline_file: str | None) -> dict[str, Any]:
     from judge_client.calibration import gold_digest
     from judge_client.prompts import prompt_digest
     from judge_client.verdict import Status
 
-    judged, problem = outcome.judged, outcome.problem
-    drift = None
+    judged, drift = outcome.judged, None
     if outcome.drift is not None and baseline is not None:
         drift = {**outcome.drift, "baseline": {
             "file": baseline_file, "time": baseline.time, "model": baseline.model,
             "model_commit": baseline.model_commit, "rounds": baseline.rounds}}
     return {
-        "ok": problem is None, "command": app.command, "env": app.env, "reason": problem.reason if problem else None,
-        "message": problem.message if problem else "", "hint": problem.hint if problem else None,
         "gold": {"name": outcome.gold_name, "items": len(judged.gold), "sha256": gold_digest(judged.gold)},
         "judges": judged.sources, "rubric": judged.rubric.name, "rubric_sha256": judged.rubric.digest,
         "prompt_sha256": prompt_digest(judged.rubric), "rounds": len(judged.rounds),

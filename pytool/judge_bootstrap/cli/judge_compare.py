@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from judge_bootstrap.cli.context import AppContext, global_options, pass_app
 from judge_bootstrap.cli.judge_batch import batch_options, run_file
-from judge_bootstrap.cli.judge_score import end, grounds_text, show_provenance, suspect_error
+from judge_bootstrap.cli.judge_score import grounds_text, show_provenance, suspect_error
 from judge_bootstrap.cli.judge_server import ServerChoice, open_judge, server_options
 from judge_bootstrap.cli.judge_texts import Text, read_texts, text_options
 from judge_bootstrap.core.errors import UsageProblem
@@ -78,7 +78,7 @@ def _one(app: AppContext, server: ServerChoice, given: Mapping[str, str | None],
         if found.reason is None:
             _show(app, found)
         show_provenance(app, found.provenance, found.model)
-    return end(app, error, comparison=found.to_dict())
+    return app.end(error, comparison=found.to_dict())
 
 
 def _show(app: AppContext, found: Comparison) -> None:

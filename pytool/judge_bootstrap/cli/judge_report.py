@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from judge_bootstrap.cli.context import AppContext, global_options, pass_app
-from judge_bootstrap.core.errors import BootstrapError, ExitCode, Refusal
+from judge_bootstrap.core.errors import BootstrapError, Refusal
 
 if TYPE_CHECKING:
     from judge_client.report import Report
@@ -54,17 +54,14 @@ def report(app: AppContext, results: Path, out: Path | None, gold: Path | None, 
     found = read_report(results, gold)
     page = render(found, title).encode()
     _write(place, page, results)
-    if app.json:
-        app.emit({"ok": True, "command": app.command, "env": app.env, "reason": None, "message": "", "hint": None,
-                  "file": str(place), "figures": found.to_dict()})
-        return ExitCode.OK
-    for sentence in found.warnings:
-        app.warn(sentence)
-    if not app.quiet:
+    if not app.json:
+        for sentence in found.warnings:
+            app.warn(sentence)
+    if not (app.json or app.quiet):
         for line in told(found):
             app.say(line)
         app.say(f"Wrote {place}")
-    return ExitCode.OK
+    return app.end(None, file=str(place), figures=found.to_dict())
 
 
 def check_place(place: Path, results: Path) -> None:

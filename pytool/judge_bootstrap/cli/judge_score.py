@@ -10,7 +10,7 @@ import click
 from judge_bootstrap.cli.context import AppContext, global_options, pass_app
 from judge_bootstrap.cli.judge_server import ServerChoice, open_judge, server_options
 from judge_bootstrap.cli.judge_texts import Text, read_texts, text_options
-from judge_bootstrap.core.errors import BootstrapError, ExitCode
+from judge_bootstrap.core.errors import BootstrapError
 
 if TYPE_CHECKING:
     from judge_client import Ground, Provenance, Rubric, Verdict
@@ -69,25 +69,13 @@ def score(app: AppContext, server: ServerChoice, prompt: str | None, prompt_file
         if verdict.reason is None:
             _show(app, verdict, judge.rubric)
         show_provenance(app, verdict.provenance, verdict.model)
-    return end(app, error, verdict=verdict.to_dict())
+    return app.end(error, verdict=verdict.to_dict())
 
 
 def suspect_error(grounds: str) -> BootstrapError:
     """Return what --fail-on-suspect fails with."""
     return BootstrapError(f"what was judged is suspect: {grounds}", reason="VERDICT_SUSPECT",
                           hint="read the answer; without --fail-on-suspect this is shown, and no failure")
-
-
-def end(app: AppContext, error: BootstrapError | None, **found: Any) -> int:
-    """Print the error, or with --json the one object, with what was found under its own name; return the exit code."""
-    if app.json:
-        said = (error.reason, error.message, error.hint) if error else (None, "", None)
-        app.emit({"ok": error is None, "command": app.command, "env": app.env,
-                  **dict(zip(("reason", "message", "hint"), said, strict=True)), **found})
-    elif error:
-        # With its code, as it is looked up in docs/reason-codes.md.
-        app.fail(BootstrapError(f"{error.reason}: {error.message}", reason=error.reason, hint=error.hint))
-    return int(error.exit_code if error else ExitCode.OK)
 
 
 def _show(app: AppContext, verdict: Verdict, rubric: Rubric) -> None:
