@@ -164,7 +164,7 @@ class Budget:
             self.requests += 1
             request = replace(request, timeout_seconds=min(request.timeout_seconds, left))
             try:
-                found = read(checked(request.path, (yield from send(request)), root_url))
+                found = read(_checked(request.path, (yield from _send(request)), root_url))
             except Failure as failure:
                 self._saw(request, failure.reason, started)
                 pause = self._policy.pause_before(self._retries, failure.retry_after_seconds)
@@ -182,14 +182,14 @@ class Budget:
             self._watch(Observation(reason, self._clock() - started))
 
 
-def send(request: Request) -> Steps[Answer]:
+def _send(request: Request) -> Steps[Answer]:
     """Have a request sent once; return its answer, whatever its status."""
     answer = yield request
     assert answer is not None
     return answer
 
 
-def checked(path: str, answer: Answer, root_url: str) -> Answer:
+def _checked(path: str, answer: Answer, root_url: str) -> Answer:
     """Return an answer of status 2xx; any other is a Failure."""
     if 200 <= answer.status < 300:
         return answer

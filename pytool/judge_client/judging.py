@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from judge_client.cleaning import MAX_CHARACTERS, Cleaned, clean
@@ -26,9 +27,7 @@ from judge_client.exchange import (
     Result,
     Steps,
     Watch,
-    checked,
     root_of,
-    send,
 )
 from judge_client.prompts import Message, fence_of, messages_of, prompt_digest
 from judge_client.replies import InvalidReply, Reply, parse_reply, shown
@@ -67,7 +66,7 @@ class Task(Generic[Parsed]):
     parse: Callable[[str], Parsed]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Asked(Generic[Parsed]):
     """What came of a task. `reply` is None where there is none, and then `failure` says why."""
 
@@ -179,7 +178,6 @@ class Judging:
                          "temperature": sampling["temperature"] or VOTE_TEMPERATURE}
         said: dict[str, Any] = {}
         budget = Budget(self.policy, started + self.policy.deadline_seconds, self._clock, watch)
-        asked: Asked[Parsed] | None = None
         failure: Failure | None = None
         model: ServedModel | None = None
         reply: Parsed | None = None
@@ -214,19 +212,18 @@ class Judging:
             time=now, client_version=_version(), base_url=self.root_url, prompt_sha256=task.prompt_sha256,
             rubric=self.rubric.name, rubric_sha256=self.rubric.digest, sampling=sampling, fence=code, changes=changes,
             **said)
-        asked = Asked(provenance, round((self._clock() - started) * 1000, 1), budget.requests,
-                      model.name if model else self.model, reply, failure)
-        if failure and failure.model:
-            asked.model = failure.model
-        return asked
+        answered_by = (failure and failure.model) or (model.name if model else self.model)
+        return Asked(provenance, round((self._clock() - started) * 1000, 1), budget.requests, answered_by, reply,
+                     failure)
 
     def health(self) -> Steps[bool]:
         """Ask whether the server says it is well (/health) and serves the right model now. Nothing is sent twice."""
+        once = Budget(replace(self.policy, max_retries=0), math.inf, self._clock, None)
         try:
             health = Request("GET", "/health", timeout_seconds=self.policy.timeout_seconds)
-            checked("/health", (yield from send(health)), self.root_url)
+            yield from once.send(health, self.root_url, lambda answer: answer)
             self._served = None
-            yield from self._expected_model(None)
+            yield from self._expected_model(once)
         except Failure:
             return False
         return True
@@ -237,7 +234,7 @@ class Judging:
         budget = Budget(self.policy, self._clock() + self.policy.deadline_seconds, self._clock, None)
         return (yield from self._expected_model(budget))
 
-    def _expected_model(self, budget: Budget | None) -> Steps[ServedModel]:
+    def _expected_model(self, budget: Budget) -> Steps[ServedModel]:
         """Return the model that is to judge, as the server names it; asked once, and again after a surprise."""
         served = self._served
         if served is None:
@@ -254,7 +251,7 @@ class Judging:
             raise Failure(Reason.WRONG_MODEL_SERVED, f"{self.root_url} serves {_names(served)}, {wanted}")
         return served[self.model]
 
-    def _list_models(self, budget: Budget | None) -> Steps[dict[str, ServedModel]]:
+    def _list_models(self, budget: Budget) -> Steps[dict[str, ServedModel]]:
         request = Request("GET", "/v1/models", timeout_seconds=self.policy.timeout_seconds)
         url = f"{self.root_url}{request.path}"
 
@@ -272,8 +269,6 @@ class Judging:
             return {name: ServedModel(name, root, frozenset(one for one in roots if roots[one] == root))
                     for name, root in roots.items()}
 
-        if budget is None:
-            return read(checked(request.path, (yield from send(request)), self.root_url))
         return (yield from budget.send(request, self.root_url, read))
 
     def _complete(self, model: ServedModel, body: Mapping[str, Any], task: Task[Parsed], budget: Budget

@@ -17,7 +17,7 @@ from judge_client.pair_prompts import (
     pair_prompt_digest,
     parse_pair_reply,
 )
-from judge_client.verdict import Ground, GroundCode, Provenance, Reason, Status
+from judge_client.verdict import Ground, Provenance, Reason, Status, grounds_from, plain_fields
 
 
 class Winner(StrEnum):
@@ -57,13 +57,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain values that JSON can hold."""
-        document = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {
-            **document, "status": str(self.status), "winner": self.winner and str(self.winner),
-            "orders": [one and str(one) for one in self.orders], "reasonings": list(self.reasonings),
-            "reason": self.reason and str(self.reason), "suspect": self.suspect,
-            "grounds": [[{"code": str(one.code), "found": one.found} for one in of] for of in self.grounds],
-            "provenance": self.provenance and self.provenance.to_dict()}
+        return {**plain_fields(self), "suspect": self.suspect}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
@@ -74,8 +68,7 @@ class Comparison:
             "orders": tuple(one and Winner(one) for one in document["orders"]),
             "reasonings": tuple(document["reasonings"]),
             "reason": document["reason"] and Reason(document["reason"]),
-            "grounds": tuple(tuple(Ground(GroundCode(one["code"]), str(one["found"])) for one in of)
-                             for of in document["grounds"]),
+            "grounds": tuple(grounds_from(of) for of in document["grounds"]),
             "provenance": document["provenance"] and Provenance.from_dict(document["provenance"])}
         return cls(**values)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from judge_client.pairs import Comparison
 
 
 class Status(StrEnum):
@@ -85,7 +88,7 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values that JSON can hold."""
-        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        return plain_fields(self)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
@@ -125,8 +128,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as plain values that JSON can hold."""
-        document = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
-        return {**document, "suspect": self.suspect}
+        return {**plain_fields(self), "suspect": self.suspect}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
@@ -134,8 +136,7 @@ class Verdict:
         values = {one.name: document[one.name] for one in fields(cls) if one.name in document}
         values["status"] = Status(values["status"])
         values["reason"] = None if values.get("reason") is None else Reason(values["reason"])
-        values["grounds"] = tuple(Ground(GroundCode(one["code"]), str(one["found"]))
-                                  for one in values.get("grounds", ()))
+        values["grounds"] = grounds_from(values.get("grounds", ()))
         values["votes"] = tuple(values.get("votes", ()))
         if values.get("provenance") is not None:
             values["provenance"] = Provenance.from_dict(values["provenance"])
@@ -147,6 +148,16 @@ def one_line(text: str, most: int = 500) -> str:
     text = " ".join(text[:4 * most].split())
     text = "".join(one if one.isprintable() else "?" for one in text)
     return text if len(text) <= most else f"{text[:most - 3]}..."
+
+
+def grounds_from(documents: Iterable[Mapping[str, Any]]) -> tuple[Ground, ...]:
+    """Return the grounds that plain values tell. Raises ValueError, LookupError or TypeError for anything else."""
+    return tuple(Ground(GroundCode(one["code"]), str(one["found"])) for one in documents)
+
+
+def plain_fields(result: Provenance | Verdict | Comparison) -> dict[str, Any]:
+    """Return the fields of a result as plain values that JSON can hold."""
+    return {one.name: _plain(getattr(result, one.name)) for one in fields(result)}
 
 
 def _plain(value: Any) -> Any:

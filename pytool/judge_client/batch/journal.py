@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 from zlib import crc32
 
-from judge_client.batch.problems import unwritable
+from judge_client.batch.problems import append, unwritable
 from judge_client.errors import InputProblem
 from judge_client.verdict import Status
 
@@ -238,16 +238,7 @@ class Journal:
         self._write(b"%s %08x %s\n" % (head, crc32(line, crc32(head)), line))
 
     def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        try:
-            while left:
-                left = left[os.write(self._fd, left):]
-        except OSError as error:
-            # A torn record would be dropped by the next run, but the space is needed now.
-            with suppress(OSError):
-                os.ftruncate(self._fd, self._end)
-                os.lseek(self._fd, self._end, os.SEEK_SET)
-            raise unwritable(self.path, error) from None
+        append(self.path, self._fd, data, self._end)
         self._end += len(data)
 
 

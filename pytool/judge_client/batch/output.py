@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from judge_client.batch.journal import Journal
-from judge_client.batch.problems import unwritable
+from judge_client.batch.problems import append, unwritable
 
 # So many bytes are handed to the system at a time when there is much to write, as after going on.
 _PIECE_BYTES = 2**20
@@ -48,14 +47,7 @@ class Output:
     def catch_up(self) -> None:
         """Write what can be written. Raises BatchStopped: whole lines are in the file then, and no other."""
         for data, count in self._pieces():
-            left = memoryview(data)
-            try:
-                while left:
-                    left = left[os.write(self._fd, left):]
-            except OSError as error:
-                with suppress(OSError):
-                    os.ftruncate(self._fd, self._end)
-                raise unwritable(self._path, error) from None
+            append(self._path, self._fd, data, self._end)
             self._digest.update(data)
             self._end += len(data)
             self.following += count

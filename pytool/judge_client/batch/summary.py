@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from judge_client.batch.canaries import Sighting
+from judge_client.files import write_whole
 
 SCHEMA = 1
 Kind = Literal["judgements", "comparisons"]
@@ -84,14 +84,7 @@ def summary_path(out_path: Path) -> Path:
 
 def save_summary(summary: Summary, out_path: Path) -> None:
     """Write the summary of an output, whole or not at all. Raises OSError."""
-    path = summary_path(out_path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(summary.to_dict(), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(summary_path(out_path), json.dumps(summary.to_dict(), indent=2) + "\n")
 
 
 def load_summary(out_path: Path) -> Summary | None:

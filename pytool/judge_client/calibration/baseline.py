@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Final
 from judge_client.calibration import statistics
 from judge_client.calibration.statistics import FEWEST_FOR_INTERVALS, Estimate, need_statistics
 from judge_client.errors import InputProblem
+from judge_client.files import read_whole, write_whole
 from judge_client.rubric import HIGHEST, LOWEST
 
 KIND: Final = "judge-calibration"
@@ -67,18 +67,12 @@ def read_baseline(path: Path | str) -> Baseline:
     """Return an accepted calibration. Raises InputProblem BASELINE_UNUSABLE."""
     path = Path(path)
     try:
-        if not path.is_file():
-            raise _problem(path, "is not a file" if path.exists() else "does not exist")
-        with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
-        if len(content) > LARGEST_BYTES:
-            raise _problem(path, f"has more than {LARGEST_BYTES} bytes")
+        content = read_whole(path, LARGEST_BYTES)
+    except ValueError as error:
+        raise _problem(path, str(error)) from error
+    try:
         document = json.loads(content)
-    except OSError as error:
-        raise _problem(path, f"cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InputProblem):
-            raise
         raise _problem(path, f"is no baseline of judge calibrate: no JSON ({str(error)[:120]})") from None
     if not isinstance(document, Mapping) or document.get("kind") != KIND:
         raise _problem(path, f"is no baseline of judge calibrate: its kind is not {KIND!r}")
@@ -103,23 +97,7 @@ def write_baseline(path: Path | str, baseline: Baseline) -> None:
     """Write an accepted calibration: whole or not at all. Raises InputProblem OUTPUT_EXISTS (check_place), OSError."""
     check_place(path)
     # The file that a link leads to: renaming onto the link would part the two.
-    path = Path(path).resolve()
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with staged.open("w", encoding="utf-8") as file:
-            file.write(baseline_text(baseline))
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            staged.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(Path(path).resolve(), baseline_text(baseline))
 
 
 def baseline_text(baseline: Baseline) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from judge_client.errors import InputProblem
+from judge_client.files import read_whole
 from judge_client.rubric import CRITERION_NAMES, HIGHEST, LOWEST, Rubric
 
 UNUSABLE: Final = "GOLD_UNUSABLE"
@@ -48,19 +49,10 @@ def read_gold(path: Path | str, names: Sequence[str] | None = None) -> tuple[Gol
 
     Raises InputProblem GOLD_UNUSABLE, which names the line.
     """
-    path = Path(path)
     try:
-        # A pipe or a device might never end.
-        if not path.is_file():
-            raise _problem(str(path), "is not a file" if path.exists() else "does not exist")
-        with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputProblem):
-            raise
-        raise _problem(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(content) > LARGEST_BYTES:
-        raise _problem(str(path), f"has more than {LARGEST_BYTES} bytes")
+        content = read_whole(Path(path), LARGEST_BYTES)
+    except ValueError as error:
+        raise _problem(str(path), str(error)) from error
     return parse_gold(content, str(path), names)
 
 

@@ -113,12 +113,18 @@ def mean(values: Sequence[float]) -> Estimate:
 
 def share(hits: int, of: int) -> Estimate:
     """Return a share with Wilson's interval."""
-    from scipy.stats import binomtest
-
     if of == 0:
         return Estimate(None, reason="no item has a score in every round")
+    low, high = wilson(hits, of)
+    return Estimate(_rounded(hits / of), _rounded(low), _rounded(high))
+
+
+def wilson(hits: int, of: int) -> tuple[float, float]:
+    """Return the interval of a share, from 0 to 1 (Wilson's)."""
+    from scipy.stats import binomtest
+
     interval = binomtest(hits, of).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(_rounded(hits / of), _rounded(interval.low), _rounded(interval.high))
+    return float(interval.low), float(interval.high)
 
 
 def _estimate(value: float, samples: Sequence[Sequence[float]], statistic: Statistic) -> Estimate:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from judge_client.batch.summary import summary_path
+
 MAX_BYTES: Final = 4 << 20
 MAX_CANARIES: Final = 50
 
@@ -42,20 +44,10 @@ class BatchEnd:
     output_sha256: str | None
 
 
-def place_of_summary(results: Path) -> Path:
-    """Return where the summary of a results file stands."""
-    return results.with_name(results.name + ".summary.json")
-
-
-def place_of_journal(results: Path) -> Path:
-    """Return where a batch that is not complete keeps its journal."""
-    return results.with_name(results.name + ".journal")
-
-
 def read_batch_end(results: Path) -> BatchEnd | None:
     """Return what the summary says; None without one. Raises ValueError for one that cannot be used."""
     try:
-        with place_of_summary(results).open("rb") as file:
+        with summary_path(results).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return None

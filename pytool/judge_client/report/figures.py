@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from judge_client.calibration.statistics import CONFIDENCE, wilson
 from judge_client.pairs import Comparison, Winner
 from judge_client.report.items import Listed, grounds_of, listed
 from judge_client.report.lines import MAX_CRITERIA, ResultLine
-from judge_client.report.tallies import CONFIDENCE, Latencies, Scores, Sources, Top
+from judge_client.report.tallies import Latencies, Scores, Sources, Top
 from judge_client.rubric import HIGHEST, LOWEST, OVERALL
 from judge_client.verdict import Status, Verdict
 
@@ -311,7 +312,4 @@ def _spread(name: str, scores: Scores) -> Spread:
 
 
 def _share(count: int, n: int) -> Share:
-    from scipy.stats import binomtest
-
-    low, high = binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Share(count, count / n, (float(low), float(high)))
+    return Share(count, count / n, wilson(count, n))

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from judge_client.report.batch_end import BatchEnd, place_of_journal, place_of_summary, read_batch_end
+from judge_client.batch.journal import journal_path
+from judge_client.batch.summary import summary_path
+from judge_client.report.batch_end import BatchEnd, read_batch_end
 from judge_client.report.figures import Figures, collect
 from judge_client.report.lines import ResultLine, ResultLines
 from judge_client.verdict import Verdict
@@ -50,12 +52,12 @@ def read_report(path: Path, gold: Path | None = None) -> Report:
     collector = collect(golden.watching(lines) if golden else lines)
     figures = collector.figures(lines.cut_line)
     # While there is a journal, a summary is that of an earlier run over the same items.
-    unfinished = place_of_journal(path).exists()
+    unfinished = journal_path(path).exists()
     end, trouble = None, None
     try:
         end = None if unfinished else read_batch_end(path)
     except ValueError as error:
-        trouble = f"{place_of_summary(path).name} cannot be used: {error}"
+        trouble = f"{summary_path(path).name} cannot be used: {error}"
     agreement = golden.agreement(figures) if golden else None
     warnings = _warnings(figures, end, agreement, lines, unfinished=unfinished)
     return Report(path, figures, end, agreement, (*([trouble] if trouble else []), *warnings))

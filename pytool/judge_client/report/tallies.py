@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
+from judge_client.calibration.statistics import CONFIDENCE
 from judge_client.rubric import HIGHEST, LOWEST
 from judge_client.verdict import Provenance
 
 Kept = TypeVar("Kept")
 
-CONFIDENCE: Final = 0.95
 # A latency is known to this ratio: 1 %.
 _STEP: Final = 1.01
 _SHORTEST_MS: Final = 0.1
