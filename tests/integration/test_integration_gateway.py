@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -28,14 +27,12 @@ from fakes_cli import Desk
 from gateway_routes import raw, read_answer, status_of, websocket
 from judge_bootstrap.core.golden import BUILT_IN, gateway_config, golden_items, request_of
 from judge_client import JudgeClient, Status
-from judge_lab import LabError, gpu, runtime
-from judge_lab.hub import DEFAULT_ROOT, TINY_JUDGE
-from judge_node.bundle import build_pyz
+from judge_drills import vllm
+from judge_lab import runtime
+from judge_lab.hub import TINY_JUDGE
 
-COMMIT = "c0ffee" + "0" * 34
-NAME = "judge"
+COMMIT, NAME = vllm.COMMIT, vllm.MODEL
 LIMIT = 20_000
-START_SECONDS = 300
 READY_SECONDS = 120
 ITEMS = BUILT_IN[:3]
 
@@ -113,41 +110,18 @@ def configure(folder: Path, name: str, accepted: Mapping[str, Mapping[str, int] 
     (folder / f"{name}.json").write_text(json.dumps(gateway_config(**{**values, **changes})))
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    try:
-        vllm = runtime.ensure(lambda line: None)
-    except LabError as error:
-        pytest.skip(f"no vLLM for the CPU: {error}")
+    if missing := vllm.available():
+        pytest.skip(missing)
     folder = tmp_path_factory.mktemp("gateway")
-    snapshot = folder / f"models--{TINY_JUDGE.replace('/', '--')}" / "snapshots" / COMMIT
-    shutil.copytree(DEFAULT_ROOT / TINY_JUDGE, snapshot)
-    (folder / "judge-node.pyz").write_bytes(build_pyz())
     shutil.copy(Path(__file__).with_name("gateway_switch.py"), folder)
     key = secrets.token_urlsafe(32)
     (folder / "api-key").write_text(key)
-    port = free_port()
-    argv = [vllm / "bin/python", "-m", "vllm.entrypoints.cli.main", "serve", snapshot, "--served-model-name", NAME,
-            "--host", "127.0.0.1", "--port", str(port), "--dtype", "half", "--max-model-len", "8192", "--enforce-eager",
-            "--structured-outputs-config", json.dumps({"backend": "guidance", "disable_any_whitespace": True}),
-            "--middleware", "gateway_switch.Switch"]
-    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": f"{folder}/judge-node.pyz:{folder}",
-           "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **gpu.ENVIRONMENT,
-           # As in the pod: what the server's processes say to each other stays on this machine.
-           "GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
     configure(folder, "main", {ITEMS[0].id: None})
-    with (folder / "log").open("wb") as log:
-        # In a folder of its own, so that nothing is imported from the checkout.
-        process = subprocess.Popen([str(word) for word in argv], env=env, cwd=folder, stdout=log,
-                                   stderr=subprocess.STDOUT, start_new_session=True)
-    started = Server(folder, port, key, process)
-    try:
-        until = time.monotonic() + START_SECONDS
+    with vllm.launched(folder, "gateway_switch.Switch") as (port, process):
+        started = Server(folder, port, key, process)
+        until = time.monotonic() + vllm.START_SECONDS
         while True:
             try:
                 if started.ask("GET", "/health", key=False)[0] == 200:
@@ -158,13 +132,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                 raise RuntimeError(f"vLLM did not come up (exit code {started.process.poll()}): {started.log[-3000:]}")
             time.sleep(0.5)
         yield started
-    finally:
-        started.process.send_signal(signal.SIGTERM)
-        try:
-            started.process.wait(60)
-        except subprocess.TimeoutExpired:
-            started.process.kill()
-            started.process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,31 +85,31 @@ def serving(*arguments: str) -> Iterator[Server]:
     """
     folder = Path(tempfile.mkdtemp(prefix="judge-vllm."))
     try:
-        server = _start(folder, arguments)
-        try:
+        key = secrets.token_urlsafe(32)
+        (folder / "api-key").write_text(key)
+        golden = [{"id": BUILT_IN[0].id, "request": request_of(BUILT_IN[0], MODEL), "accepted": None}]
+        (folder / "gateway.json").write_text(json.dumps(gateway_config(
+            served_name=MODEL, commit=COMMIT, manifest_digest=DIGEST, repo_id=TINY_JUDGE, image="vllm:drill",
+            api_key_file=str(folder / "api-key"), max_body_bytes=1 << 20, tolerance=1.0, items=golden)))
+        with launched(folder, "judge_node.serving.gateway.Gateway", *arguments,
+                      environment={"JUDGE_GATEWAY_CONFIG": str(folder / "gateway.json")}) as (port, process):
+            server = Server(f"http://127.0.0.1:{port}", key, folder, process)
             _wait(server)
             yield server
-        finally:
-            server.process.send_signal(signal.SIGTERM)
-            try:
-                server.process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.process.pid, signal.SIGKILL)  # the session that it was started in: its own processes
-                server.process.wait()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(folder: Path, arguments: tuple[str, ...]) -> Server:
+@contextlib.contextmanager
+def launched(folder: Path, middleware: str, *arguments: str, environment: Mapping[str, str] | None = None
+             ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Have vLLM on a port of this machine, not yet up, with files and log in `folder`: it is ended with the block.
+
+    `middleware` is imported from judge-node.pyz, or from `folder`.
+    """
     snapshot = folder / f"models--{TINY_JUDGE.replace('/', '--')}" / "snapshots" / COMMIT
     shutil.copytree(DEFAULT_ROOT / TINY_JUDGE, snapshot)
     (folder / "judge-node.pyz").write_bytes(build_pyz())
-    key = secrets.token_urlsafe(32)
-    (folder / "api-key").write_text(key)
-    golden = [{"id": BUILT_IN[0].id, "request": request_of(BUILT_IN[0], MODEL), "accepted": None}]
-    (folder / "gateway.json").write_text(json.dumps(gateway_config(
-        served_name=MODEL, commit=COMMIT, manifest_digest=DIGEST, repo_id=TINY_JUDGE, image="vllm:drill",
-        api_key_file=str(folder / "api-key"), max_body_bytes=1 << 20, tolerance=1.0, items=golden)))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     # setpriv: it ends with the process that started it, however that ends.
@@ -118,15 +118,24 @@ def _start(folder: Path, arguments: tuple[str, ...]) -> Server:
             "--host", "127.0.0.1", "--port", str(port), "--dtype", "half",
             "--max-model-len", "8192", "--enforce-eager", "--structured-outputs-config",
             json.dumps({"backend": "guidance", "disable_any_whitespace": True}),
-            "--middleware", "judge_node.serving.gateway.Gateway", *arguments]
-    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(folder / "judge-node.pyz"),
-           "JUDGE_GATEWAY_CONFIG": str(folder / "gateway.json"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-           "DO_NOT_TRACK": "1", **gpu.ENVIRONMENT, "GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
+            "--middleware", middleware, *arguments]
+    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": f"{folder}/judge-node.pyz:{folder}",
+           "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **gpu.ENVIRONMENT,
+           # As in the pod: what the server's processes say to each other stays on this machine.
+           "GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1", **(environment or {})}
     with (folder / "log").open("wb") as log:
         # In a folder of its own, so that nothing is imported from the checkout.
         process = subprocess.Popen(argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
                                    stderr=subprocess.STDOUT, start_new_session=True)
-    return Server(f"http://127.0.0.1:{port}", key, folder, process)
+    try:
+        yield port, process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the session that it was started in: its own processes
+            process.wait()
 
 
 def _wait(server: Server) -> None:
