@@ -26,6 +26,7 @@ RESERVED_VARIABLES: Mapping[str, str] = {
     "JUDGE_BOOTSTRAP_KUBE_TIMEOUT_SECONDS": "How long one answer of the API server may take (default: 30).",
     "JUDGE_BOOTSTRAP_RUN_ID": "Set by the program itself, to find the processes of a run.",
     "JUDGE_BOOTSTRAP_STATE": "Where locks and the last good AppConfig copy are kept.",
+    "JUDGE_BOOTSTRAP_TERRAFORM_MIRROR": "Folder with the AWS provider, as a Terraform filesystem mirror, for our tests.",
 }
 _SHORT_NAMES: Mapping[str, str] = {"model": "model.id"}
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
