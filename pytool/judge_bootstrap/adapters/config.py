@@ -23,6 +23,8 @@ from judge_bootstrap.core.layers import NamedText
 from judge_bootstrap.core.settings import Settings
 
 _GROUP = "gpu_nodes"
+# Ansible's own, in its order (YAML_FILENAME_EXTENSIONS).
+_ENDINGS = (".yml", ".yaml", ".json")
 
 
 def load_environment(name: str, inventory: Path | None = None) -> Environment:
@@ -44,7 +46,17 @@ def load_environment(name: str, inventory: Path | None = None) -> Environment:
             raise UsageProblem(f"{file.name}: {error}", hint=f"correct {file.name}") from error
         if core_environment.KEY in variables:
             return core_environment.parse(name, folder, variables, file=file.name)
+    _refuse_unread(folder)
     return core_environment.parse(name, folder, {}, file=files[0].name)
+
+
+def _refuse_unread(folder: Path) -> None:
+    """Raise UsageProblem where a group_vars/all.yml stands there that Ansible does not read."""
+    chosen = folder / "group_vars" / "all"
+    beside = next((path for ending in _ENDINGS if (path := chosen.with_name(f"all{ending}")).is_file()), None)
+    if chosen.exists() and beside is not None:
+        raise UsageProblem(f"{_short(beside)} is not read: Ansible takes group_vars/all, which stands beside it, and "
+                           f"that has no {core_environment.KEY}", hint=f"mv {_short(beside)} {_short(chosen)}/main.yml")
 
 
 @dataclass(frozen=True)
@@ -107,13 +119,32 @@ def _role_defaults() -> tuple[list[NamedText], set[str]]:
 
 
 def _group_vars(folder: Path, group: str) -> list[NamedText]:
-    """Return a group's variable files in the order in which Ansible lets a later one win."""
+    """Return the variable files of a group that Ansible reads, in the order in which it lets a later one win."""
     base = folder / "group_vars"
-    places = [base / f"{group}.yml", base / f"{group}.yaml"]
-    inside = base / group
-    if inside.is_dir():
-        places += sorted(path for path in inside.rglob("*") if path.suffix in ("", ".yml", ".yaml"))
-    return [NamedText(_short(path), _read(path)) for path in places if path.is_file()]
+    try:
+        # As DataLoader.find_vars_files: the first of these that is there counts, and those behind it are not read.
+        for place in (base / group, *(base / f"{group}{ending}" for ending in _ENDINGS)):
+            if place.exists():
+                return [NamedText(_short(path), _read(path)) for path in _variable_files(place)]
+    except OSError as error:
+        where = Path(error.filename or base)
+        raise UsageProblem(f"{_short(where)} cannot be read: {error.strerror}", hint=f"ls -ld {where}") from error
+    return []
+
+
+def _variable_files(place: Path) -> list[Path]:
+    """Return the file itself, or those that Ansible reads in a folder: none hidden, none of another kind."""
+    if not place.is_dir():
+        return [place]
+    found: list[Path] = []
+    for path in sorted(place.iterdir(), key=lambda path: path.name):
+        if path.name.startswith(".") or path.name.endswith("~"):
+            continue
+        if path.is_dir() and "." not in path.name:
+            found += _variable_files(path)
+        elif path.is_file() and ("." not in path.name or path.name.endswith(_ENDINGS)):
+            found.append(path)
+    return found
 
 
 def _short(path: Path) -> str:

@@ -57,7 +57,10 @@ def read_yaml_mapping(text: str) -> dict[str, Any]:
     Raises InvalidDocument for anything else.
     """
     try:
-        document = yaml.load(text, Loader=_Loader)
+        # As Ansible does: what is JSON is read as JSON, where 1e3 is a number and a tab is a space.
+        document = _json_of(text) if text.lstrip().startswith("{") else None
+        if document is None:
+            document = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise InvalidDocument(f"{line}{_one_line(error.problem or error)}") from error
@@ -74,6 +77,15 @@ def read_yaml_mapping(text: str) -> dict[str, Any]:
     if odd is not None:
         raise InvalidDocument(f"the name {_one_line(odd)} is no text, wanted: variables as `name: value`")
     return document
+
+
+def _json_of(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that `text` holds, None when it is none."""
+    try:
+        found = json.loads(text, object_pairs_hook=_no_key_twice)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_json_object(body: bytes) -> dict[str, Any]:

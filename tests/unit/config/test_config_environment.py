@@ -118,7 +118,17 @@ def test_a_group_vars_file_that_cannot_be_read_is_named(tmp_path: Path, text: st
 
 
 def test_a_file_encrypted_as_a_whole_is_left_to_ansible(tmp_path: Path) -> None:
+    inside = make(tmp_path, "") / "own" / "group_vars" / "all"
+    inside.mkdir()
+    (inside / "main.yml").write_text("judge_environment: {production: false, region: us-east-1}")
+    (inside / "secret.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
+    assert config.load_environment("own", tmp_path).region == "us-east-1"
+
+
+def test_a_file_that_ansible_passes_over_for_a_folder_is_named_with_where_it_belongs(tmp_path: Path) -> None:
     make(tmp_path, "judge_environment: {production: false, region: us-east-1}")
     (tmp_path / "own" / "group_vars" / "all").mkdir()
-    (tmp_path / "own" / "group_vars" / "all" / "secret.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
-    assert config.load_environment("own", tmp_path).region == "us-east-1"
+    (tmp_path / "own" / "group_vars" / "all" / "vllm.yml").write_text("vllm_k8s_port: 8001\n")
+    with pytest.raises(UsageProblem, match="all.yml is not read: Ansible takes group_vars/all, which") as caught:
+        config.load_environment("own", tmp_path)
+    assert (caught.value.hint or "").endswith("own/group_vars/all/main.yml")
