@@ -112,13 +112,21 @@ def read_boot_arguments(text: str) -> list[str]:
     return words[1:] if words[:1] == [INSTALL_PATH] else []
 
 
+def work_seconds(wanted: Wanted) -> int:
+    """Return what `disks ensure` may take at most once the disks are there."""
+    return _READ_ALL_SECONDS if wanted.read_all else _WORK_SECONDS
+
+
+def other_gates(wanted: Wanted) -> str:
+    """Return what Before= names besides kubelet and containerd, with a blank before each."""
+    return "".join(f" {gate}" for gate in wanted.gates if gate not in ("kubelet.service", "containerd.service"))
+
+
 def boot_text(wanted: Wanted, owner: str) -> str:
     """Return the boot unit: `disks ensure` before kubelet and containerd, bounded in time, required by the gates."""
-    work = _READ_ALL_SECONDS if wanted.read_all else _WORK_SECONDS
-    others = [gate for gate in wanted.gates if gate not in ("kubelet.service", "containerd.service")]
     return _BOOT.format(
-        before="".join(f" {gate}" for gate in others),
+        before=other_gates(wanted),
         command=exec_start([INSTALL_PATH, *boot_arguments(wanted, owner)]),
-        timeout=f"{wanted.wait_seconds + work:.0f}",
+        timeout=f"{wanted.wait_seconds + work_seconds(wanted):.0f}",
         required=f"RequiredBy={' '.join(wanted.gates)}\n" if wanted.gates else "",
     )

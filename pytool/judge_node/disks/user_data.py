@@ -2,6 +2,9 @@
 
 The program itself does not fit into the 16 KiB of user data (docs/adr/0004): what fits is its address and its hash. The
 script installs a boot unit first, so that a node that cannot fetch it is not ready instead of ready without its disk.
+
+Terraform renders the same script from modules/user-data/templates/first-boot.sh.tftpl, which
+scripts/first_boot_template.py writes from here: nothing of it may depend on what Terraform cannot know.
 """
 
 from __future__ import annotations
@@ -10,43 +13,53 @@ import hashlib
 import re
 import shlex
 
-from .. import __version__
 from ..result import NodeError
 from .facts import Wanted
-from .unit import BOOT_UNIT, INSTALL_PATH, boot_arguments
+from .unit import BOOT_UNIT, INSTALL_PATH, boot_arguments, other_gates, work_seconds
 
 MOST_BYTES = 16_384  # of all user data, before base64 (EC2 User Guide)
-_URL = re.compile(r"(https://|http://|s3://)[\x21-\x7e]+")
+_URL = re.compile(r"(https|http|s3)://[!-&(-?A-~][!-&(-~]*")  # printable ASCII but ', which the script quotes it with
+# What the tries below take in all: the pauses, and a minute of silence in each.
+_FETCH_SECONDS = 900
 
 _SCRIPT = """\
 #!/bin/sh
-# Written by judge-node {version}. Prepares the local disks before kubelet starts: now, and at every boot.
+# Written by judge-node. Prepares the local disks before kubelet starts: now, and at every boot.
 set -eu
 mkdir -p {folder}
 cat > {folder}/first-boot.sh <<'END_OF_SCRIPT'
 #!/bin/sh
 set -eu
 program={program}
+url={url}
+sha256={digest}
+# Only what is not there is fetched: a newer program that the playbooks installed stays, and later boots need no network.
 if [ ! -x "$program" ]; then
-  url={url}
+  rm -f "$program".??????
   new=$(mktemp "$program.XXXXXX")
   trap 'rm -f "$new"' EXIT
-  for pause in 1 2 5 10 20 0; do
-    case "$url" in
-      s3://*) aws s3 cp --only-show-errors "$url" "$new" && break ;;
-      *) python3 -c 'import shutil, sys, urllib.request as r
-with r.urlopen(sys.argv[1], timeout=60) as source, open(sys.argv[2], "wb") as target:
-    shutil.copyfileobj(source, target)' "$url" "$new" && break ;;
-    esac
+  for pause in 1 2 5 10 20 30 60 60 60 0; do
+    case $url in
+      s3://*) aws s3 cp --only-show-errors "$url" "$new" ;;
+      *) python3 -c 'import shutil, sys, urllib.request
+try:
+    with urllib.request.urlopen(sys.argv[1], timeout=60) as source, open(sys.argv[2], "wb") as target:
+        shutil.copyfileobj(source, target)
+except Exception as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")' "$url" "$new" ;;
+    # A connection that was cut looks like an end: only the hash says that all of it came.
+    esac && echo "$sha256  $new" | sha256sum --check --quiet && break
+    echo "<4>not fetched from $url; next try in $pause s (0: none)"
     sleep "$pause"
   done
-  echo "{digest}  $new" | sha256sum --check --quiet || {{
-    echo "<3>SOURCE_UNREACHABLE: what came from $url is not judge-node {version} (sha256 {short}...), or nothing came"
+  echo "$sha256  $new" | sha256sum --check --status || {{
+    echo "<3>SOURCE_UNREACHABLE: nothing came from $url, or something whose sha256 is not $sha256"
     exit 1
   }}
   chmod 755 "$new"
   sync "$new"
   mv "$new" "$program"
+  echo "<6>fetched $program from $url"
 fi
 exec "$program" {arguments}
 END_OF_SCRIPT
@@ -57,21 +70,26 @@ cat > /etc/systemd/system/{unit} <<'END_OF_UNIT'
 Description=Prepare the local disk for model weights
 After=systemd-udevd.service local-fs.target network-online.target
 Wants=network-online.target
-Before=kubelet.service containerd.service
+Before=kubelet.service containerd.service{before}
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
 ExecStart={folder}/first-boot.sh
-TimeoutStartSec=1200
+TimeoutStartSec={timeout}
 
 [Install]
 WantedBy=multi-user.target
 {required}END_OF_UNIT
 systemctl daemon-reload
 systemctl reenable {unit}
-systemctl start {unit}
+# cloud-init runs this once: a power cut from here on must find the unit.
+sync -f /etc/systemd/system {folder}
+{start}
 """
+_START = "systemctl start {unit}"
+# nodeadm builds after cloud-init has ended, and cloud-init ends when this script has: waiting would be a deadlock.
+_START_LATER = "systemctl start --no-block {unit}"
 
 
 def user_data(wanted: Wanted, url: str, program: bytes) -> str:
@@ -79,21 +97,26 @@ def user_data(wanted: Wanted, url: str, program: bytes) -> str:
 
     Raises NodeError (wrong usage) for another kind of URL.
     """
+    return first_boot(wanted, url, hashlib.sha256(program).hexdigest())
+
+
+def first_boot(wanted: Wanted, url: str, sha256: str) -> str:
+    """Return the script that fetches a program with this hash. Raises NodeError (wrong usage) for a URL it cannot use."""
     if not _URL.fullmatch(url) or "@" in url.split("/")[2]:
         raise NodeError(
-            f"--url is {url!r}, wanted https://HOST/PATH or s3://BUCKET/KEY without a user name",
+            f"--url is {url!r}, wanted https://HOST/PATH or s3://BUCKET/KEY without a user name and without '",
             repair="judge-node program --out judge-node.pyz   # then put it there",
         )
-    digest = hashlib.sha256(program).hexdigest()
     owner = "judge" if wanted.owner == "auto" else wanted.owner
     return _SCRIPT.format(
-        version=__version__,
         folder=INSTALL_PATH.rpartition("/")[0],
         program=INSTALL_PATH,
-        url=shlex.quote(url),
-        digest=digest,
-        short=digest[:12],
+        url=f"'{url}'",
+        digest=sha256,
         arguments=" ".join(map(shlex.quote, boot_arguments(wanted, owner))),
         unit=BOOT_UNIT,
+        before=other_gates(wanted),
+        timeout=f"{wanted.wait_seconds + work_seconds(wanted) + _FETCH_SECONDS:.0f}",
         required=f"RequiredBy={' '.join(wanted.gates)}\n" if wanted.gates else "",
+        start=(_START_LATER if owner == "nodeadm" else _START).format(unit=BOOT_UNIT),
     )
