@@ -23,6 +23,8 @@ endif
 export SCALE ?= small
 
 PYTEST := $(BIN)/python -m pytest
+# Not installed by `make`: Debian has no package of either.
+TERRAFORM := $(firstword $(foreach program,terraform tofu,$(shell command -v $(program) 2>/dev/null)))
 # For suites whose files have nothing in common: one process a core. The tests of a file stay together, in their order.
 PARALLEL := -n auto --dist loadfile
 MOLECULE_SCENARIOS := nvme nvme_vm model_cache vllm_k8s site
@@ -85,14 +87,16 @@ docs: setup ## Write the generated docs anew (cli.md, variables.md, reason-codes
 # --- the gate and the tests -------------------------------------------------------------------------------------------
 
 .PHONY: lint
-lint: setup ## The gate: ruff, mypy, yamllint, ansible-lint, freshness of the generated docs
+lint: setup ## The gate: ruff, mypy, yamllint, ansible-lint, terraform fmt, freshness of the generated docs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/yamllint --strict .
 	$(BIN)/ansible-lint --offline -q
+	@if [ -n "$(TERRAFORM)" ]; then (set -x; $(TERRAFORM) fmt -check -diff -recursive terraform); \
+	else echo "SKIPPED terraform fmt: neither terraform nor tofu is on PATH"; fi
 	$(PYTEST) -q tests/contract -k docs
 
-.PHONY: test-unit test-contract test-integration test-molecule test-faults
+.PHONY: test-unit test-contract test-integration test-molecule test-faults test-terraform
 test-unit: setup ## The everyday suite: under two minutes, no server, no root needed
 	$(PYTEST) -q $(PARALLEL) tests/unit
 test-contract: setup ## Packaging, import boundaries, docs, every playbook's syntax
@@ -102,6 +106,8 @@ test-integration: setup lab-packages vm-packages browser-packages ## The whole l
 test-faults: setup lab-packages vm-packages drill-packages ## Broken configuration, cut connections, planted secrets, disks on virtual machines
 	$(PYTEST) -q tests/faults
 	$(MAKE) --no-print-directory figures-check FIGURES="$(filter attacks faults-%,$(FIGURES))"
+test-terraform: setup vm-packages ## The Terraform module: its own tests, apply and destroy on stand-ins, first boot in a machine
+	$(PYTEST) -q tests/terraform
 test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role, and one for the whole site
 
 .PHONY: $(MOLECULE_SCENARIOS:%=molecule-%)
@@ -126,6 +132,7 @@ test-without-lab: setup
 	$(MAKE) molecule-nvme
 	$(MAKE) molecule-nvme_vm
 	$(MAKE) molecule-model_cache
+	$(MAKE) test-terraform
 	$(PYTEST) -q tests/faults --ignore tests/faults/test_faults_k8s.py
 	$(MAKE) figures-check FIGURES="$(filter-out $(LAB_FIGURES),$(filter attacks faults-%,$(FIGURES)))"
 	@# Last, because by now the lab has made the CPU build of vLLM that some of these start.
@@ -141,7 +148,7 @@ test: setup lab-packages vm-packages drill-packages bench-packages browser-packa
 	$(MAKE) test-with-lab || status=$$?; \
 	wait $$other || status=$$?; \
 	cat build/test-without-lab.log; \
-	grep -hE '^(FAILED|ERROR|SHORT) ' build/test-without-lab.log | cut -c1-2000 || true; exit $$status
+	grep -hE '^(FAILED|ERROR|SHORT|SKIPPED) ' build/test-without-lab.log | cut -c1-2000 || true; exit $$status
 	$(MAKE) figures-check FIGURES="$(filter bench-%,$(FIGURES))"
 
 # --- figures (each prints one JSON line a figure and exits 1 when one falls short; SCALE=full for full size) -----------
