@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -16,14 +16,20 @@ from urllib.request import Request, urlopen
 import boto3
 from botocore.config import Config
 from judge_lab.aws import AwsServer
+from moto.ec2.models.launch_templates import LaunchTemplate
 from moto.iam import models as iam_models
+from moto.iam.access_control import PermissionResult
 from moto.iam.aws_managed_policies import aws_managed_policies_data
+from moto.s3.models import FakeBucket
 from terraform.appconfig_control import AppConfigControl
 from terraform.eks_nodes import documented_node_groups
 
 REGION = "us-east-1"
 _TRUST = {"Version": "2012-10-17", "Statement": [
     {"Effect": "Allow", "Principal": {"Service": "eks.amazonaws.com"}, "Action": "sts:AssumeRole"}]}
+
+# Conditions that hold for requests without TLS, or with an old one.
+_PLAIN_HTTP = ({"Bool": {"aws:SecureTransport": "false"}}, {"NumericLessThan": {"s3:TlsVersion": "1.2"}})
 
 
 class Account:
@@ -80,7 +86,8 @@ class Account:
                                ("security_groups", "SecurityGroups", "GroupId"),
                                ("route_tables", "RouteTables", "RouteTableId"),
                                ("vpc_endpoints", "VpcEndpoints", "VpcEndpointId")):
-            found += [f"{kind} {item[one]}" for item in getattr(ec2, f"describe_{kind}")()[key]]
+            found += [f"{kind} {item[one]}" for item in getattr(ec2, f"describe_{kind}")()[key]
+                      if item.get("State") != "deleted"]
         autoscaling, alarms = self.client("autoscaling"), self.client("cloudwatch")
         found += [f"Auto Scaling group {item['AutoScalingGroupName']}"
                   for item in autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"]]
@@ -111,9 +118,42 @@ def account() -> Iterator[Account]:
         held.enter_context(patch.dict(os.environ, {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
                                                    "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}))
         held.enter_context(patch.object(iam_models, "aws_managed_policies_data", json.dumps(_managed_policies())))
+        held.enter_context(patch.object(FakeBucket, "get_permission", _over_tls(FakeBucket.get_permission)))
+        held.enter_context(patch.object(LaunchTemplate, "create_version", _own_tags(LaunchTemplate.create_version)))
         held.enter_context(documented_node_groups())
         appconfig = held.enter_context(AppConfigControl())
         yield Account(held.enter_context(AwsServer()).url, appconfig)
+
+
+def _over_tls(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a bucket's policy see each request as one over TLS 1.3: moto 5.2 heeds no Condition, and would refuse all."""
+    def get_permission(self: Any, action: str, resource: str) -> Any:
+        policy = self.policy
+        if policy is None:
+            return original(self, action, resource)
+        document = json.loads(policy)
+        document["Statement"] = [item for item in document["Statement"]
+                                 if item["Effect"] != "Deny" or item.get("Condition") not in _PLAIN_HTTP]
+        if not document["Statement"]:
+            return PermissionResult.NEUTRAL
+        self.policy = json.dumps(document).encode()
+        try:
+            return original(self, action, resource)
+        finally:
+            self.policy = policy
+
+    return get_permission
+
+
+def _own_tags(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a launch template's own tags out of its versions' TagSpecifications, where moto 5.2 puts them, too."""
+    def create_version(self: Any, data: dict[str, Any], description: str) -> Any:
+        if "TagSpecifications" in data:
+            data["TagSpecifications"] = [item for item in data["TagSpecifications"]
+                                         if item["ResourceType"] != "launch-template"]
+        return original(self, data, description)
+
+    return create_version
 
 
 def _managed_policies() -> dict[str, Any]:
