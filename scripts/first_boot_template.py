@@ -3,8 +3,8 @@
     python scripts/first_boot_template.py           write it
     python scripts/first_boot_template.py --check   exit 1 when it is not what would be written
 
-The script is printed with marks in the place of values, and the marks become Terraform's variables. What differs between
-the two owners becomes a condition, line by line.
+The script is printed with marks in the place of values, and the marks become Terraform's variables. What differs
+between the two owners becomes a condition, line by line.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from .unit import BOOT_UNIT, INSTALL_PATH, boot_arguments, other_gates, work_sec
 
 MOST_BYTES = 16_384  # of all user data, before base64 (EC2 User Guide)
 _URL = re.compile(r"(https|http|s3)://[!-&(-?A-~][!-&(-~]*")  # printable ASCII but ', which the script quotes it with
-# What the tries below take in all: the pauses, and a minute of silence in each.
+# What the tries below take at most: the pauses, and a minute for each.
 _FETCH_SECONDS = 900
 
 _SCRIPT = """\
@@ -33,33 +33,34 @@ set -eu
 program={program}
 url={url}
 sha256={digest}
-# Only what is not there is fetched: a newer program that the playbooks installed stays, and later boots need no network.
+# Only what is not there is fetched: a newer program that the playbooks put there stays, and later boots need no
+# network. Another version in the launch template comes with new instances, whose root disks are new.
 if [ ! -x "$program" ]; then
-  rm -f "$program".??????
+  fail() {{ echo "<3>SOURCE_UNREACHABLE: $1"; exit 1; }}
+  case $url in s3://*) command -v aws >/dev/null || fail "$url needs the aws CLI, which this image lacks" ;; esac
+  rm -f "$program".*
   new=$(mktemp "$program.XXXXXX")
   trap 'rm -f "$new"' EXIT
-  for pause in 1 2 5 10 20 30 60 60 60 0; do
+  # A connection that was cut looks like an end: only the hash says that all of it came.
+  is_right() {{ echo "$sha256  $new" | sha256sum --check --status; }}
+  for pause in 0 1 2 5 10 20 30 60 60 60; do
+    sleep "$pause"
     case $url in
-      s3://*) aws s3 cp --only-show-errors "$url" "$new" ;;
-      *) python3 -c 'import shutil, sys, urllib.request
+      s3://*) timeout 60 aws s3 cp --only-show-errors "$url" "$new" ;;
+      *) timeout 60 python3 -c 'import shutil, sys, urllib.request
 try:
-    with urllib.request.urlopen(sys.argv[1], timeout=60) as source, open(sys.argv[2], "wb") as target:
+    with urllib.request.urlopen(sys.argv[1], timeout=30) as source, open(sys.argv[2], "wb") as target:
         shutil.copyfileobj(source, target)
 except Exception as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")' "$url" "$new" ;;
-    # A connection that was cut looks like an end: only the hash says that all of it came.
-    esac && echo "$sha256  $new" | sha256sum --check --quiet && break
-    echo "<4>not fetched from $url; next try in $pause s (0: none)"
-    sleep "$pause"
+    esac && is_right && break
+    echo "<4>judge-node did not come from $url; it is tried again for some minutes"
   done
-  echo "$sha256  $new" | sha256sum --check --status || {{
-    echo "<3>SOURCE_UNREACHABLE: nothing came from $url, or something whose sha256 is not $sha256"
-    exit 1
-  }}
+  is_right || fail "$(wc -c <"$new") bytes from $url, sha256 $(sha256sum <"$new" | cut -c -64), wanted $sha256"
   chmod 755 "$new"
   sync "$new"
   mv "$new" "$program"
-  echo "<6>fetched $program from $url"
+  echo "<6>judge-node came from $url"
 fi
 exec "$program" {arguments}
 END_OF_SCRIPT
@@ -101,19 +102,23 @@ def user_data(wanted: Wanted, url: str, program: bytes) -> str:
 
 
 def first_boot(wanted: Wanted, url: str, sha256: str) -> str:
-    """Return the script that fetches a program with this hash. Raises NodeError (wrong usage) for a URL it cannot use."""
+    """Return the script that fetches a program with this hash. Raises NodeError for what cannot be in it."""
     if not _URL.fullmatch(url) or "@" in url.split("/")[2]:
         raise NodeError(
             f"--url is {url!r}, wanted https://HOST/PATH or s3://BUCKET/KEY without a user name and without '",
             repair="judge-node program --out judge-node.pyz   # then put it there",
         )
     owner = "judge" if wanted.owner == "auto" else wanted.owner
+    arguments = boot_arguments(wanted, owner)
+    for word in arguments:
+        if not (word.isascii() and word.isprintable()):
+            raise NodeError(f"{word!r} is no printable ASCII, which a script in user data has to be")
     return _SCRIPT.format(
         folder=INSTALL_PATH.rpartition("/")[0],
         program=INSTALL_PATH,
         url=f"'{url}'",
         digest=sha256,
-        arguments=" ".join(map(shlex.quote, boot_arguments(wanted, owner))),
+        arguments=" ".join(map(shlex.quote, arguments)),
         unit=BOOT_UNIT,
         before=other_gates(wanted),
         timeout=f"{wanted.wait_seconds + work_seconds(wanted) + _FETCH_SECONDS:.0f}",

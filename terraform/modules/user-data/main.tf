@@ -1,5 +1,4 @@
 locals {
-  given      = try(yamldecode(var.node_config), null)
   given_spec = try({ for key, value in local.given.spec : key => value }, {})
 
   # `for` with a condition instead of `?:`, whose two results must have one type.

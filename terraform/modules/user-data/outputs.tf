@@ -21,6 +21,11 @@ output "user_data_base64" {
 output "node_config" {
   description = "The NodeConfig, as an object."
   value       = local.node_config
+
+  precondition {
+    condition     = length(local.node_config_problems) == 0
+    error_message = "node_config: ${join("; ", local.node_config_problems)}."
+  }
 }
 
 output "size_bytes" {

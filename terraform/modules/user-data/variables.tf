@@ -120,6 +120,14 @@ variable "taints" {
   nullable = false
 
   validation {
+    condition = alltrue([for taint in var.taints : (
+      can(regex("^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[0-9A-Za-z]([0-9A-Za-z._-]{0,61}[0-9A-Za-z])?$", taint.key)) &&
+      can(regex("^([0-9A-Za-z]([0-9A-Za-z._-]{0,61}[0-9A-Za-z])?)?$", taint.value))
+    )])
+    error_message = "taints has ${join(", ", [for taint in var.taints : "${taint.key}=\"${taint.value}\""])}: each key must be one of Kubernetes, such as example.com/gpu, and each value empty or at most 63 letters, digits, '.', '_' and '-'. kubelet would not start."
+  }
+
+  validation {
     condition     = alltrue([for taint in var.taints : contains(["NoSchedule", "PreferNoSchedule", "NoExecute"], taint.effect)])
     error_message = "taints has the effects ${join(", ", [for taint in var.taints : "${taint.key}:${taint.effect}"])}: each must be NoSchedule, PreferNoSchedule or NoExecute."
   }
@@ -132,8 +140,9 @@ variable "taints" {
 
 variable "node_config" {
   description = <<-EOT
-    A NodeConfig of your own as YAML, which is merged with what this module writes: `kubelet`, `containerd` and
-    `featureGates`, and `instance` without `localStorage`. Null for none.
+    A NodeConfig of your own as YAML (`apiVersion`, `kind` and `spec`), which is merged with what this module writes. Refused
+    in its `spec`: `cluster`, which EKS adds, and what other variables set (`instance.localStorage` and the taints of
+    `kubelet`). Null for none.
   EOT
   type        = string
   default     = null
