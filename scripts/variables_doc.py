@@ -22,8 +22,9 @@ INTRODUCTION = """\
 
 <!-- Written by scripts/variables_doc.py: change the schema or the roles, then run it again. -->
 
-Later layers win: the roles' defaults, `inventory/<env>/group_vars`, AWS AppConfig (or its last good copy),
-`JUDGE_BOOTSTRAP_*` variables, `-e` flags. `judge-bootstrap --env ENV config show` says which value comes from where.
+Later layers win: the roles' defaults, Terraform's output (`inventory/<env>/terraform.yml`, which `config terraform`
+writes), `inventory/<env>/group_vars`, AWS AppConfig (or its last good copy), `JUDGE_BOOTSTRAP_*` variables, `-e` flags.
+`judge-bootstrap --env ENV config show` says which value comes from where.
 
 ## Settings
 
@@ -57,6 +58,7 @@ ENVIRONMENT = """
 ## What an environment says about itself
 
 `judge_environment` in `inventory/<env>/group_vars/all.yml`. The CLI reads it literally: no templates.
+`region` and `appconfig` may come from Terraform's output instead; what stands in group_vars wins, key by key.
 
 | key | wanted |
 | --- | --- |

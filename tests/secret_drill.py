@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import pwd
 import secrets
@@ -181,6 +182,11 @@ def scenarios(typed: str) -> list[Scenario]:
         Scenario("config show", (*drill, "config", "show")),
         Scenario("config show", (*drill, "config", "show", "--json")),
         Scenario("config show", ("--env", "far", "config", "show", "-vvv"), (0, 1)),
+        # What Terraform says may hold a secret by mistake: the output is refused, whatever it is marked as.
+        Scenario("config terraform", (*drill, "config", "terraform", "secret.tf.json", "--check", "-v"), (2,)),
+        Scenario("config terraform", (*drill, "config", "terraform", "sensitive.tf.json", "--json"), (2,)),
+        Scenario("config terraform", (*drill, "config", "terraform", "unknown.tf.json", "-vvv"), (2,)),
+        Scenario("config terraform", (*drill, "config", "terraform", "good.tf.json", "-vvv"), (0,)),
         Scenario("doctor", (*drill, "doctor", "-vvv"), (0, 1, 2, 3)),
         Scenario("doctor", (*drill, "doctor", "--json"), (0, 1, 2, 3)),
         # No cluster answers in the drill: what is looked for is the way to that answer.
@@ -327,6 +333,25 @@ class SecretDrill:
         }
 
 
+def write_outputs(work: Path, planted: Mapping[str, str]) -> set[Path]:
+    """Write what Terraform may say of environment drill; return the files that have a secret in them."""
+    node_group = {"name": "ai", "launch_template_id": "lt-0abc", "launch_template_version": 1,
+                  "autoscaling_group_names": []}
+    good = {"schema": 1, "region": "us-east-1", "environment": "drill", "cluster_name": "drill",
+            "node_group": node_group, "inventory_filters": {"tag:role": "ai-gpu"}, "appconfig": None,
+            "variables": {"nvme_nodeadm_path": "/mnt/k8s-disks"}}
+    typed = planted["TYPED_TOKEN"]
+    entries = {
+        "good": (good, False), "sensitive": ({**good, "cluster_name": typed}, True),
+        "unknown": ({**good, "variables": {"hf_token": typed}, typed: typed}, False),
+        "secret": ({**good, "variables": {"model_cache_mirror": f"s3://{planted['HF_TOKEN']}"}}, False)}
+    for name, (value, sensitive) in entries.items():
+        entry = {"sensitive": sensitive, "type": "dynamic", "value": value}
+        others = {"password": {"sensitive": True, "type": "string", "value": typed}}
+        (work / f"{name}.tf.json").write_text(json.dumps({"judge_bootstrap": entry, **others}))
+    return {work / f"{name}.tf.json" for name in entries}
+
+
 @contextlib.contextmanager
 def secret_drill(root: Path) -> Iterator[SecretDrill]:
     """Have two hosts and a Hub with a gated model, and canaries in the environment, in files and in a kubeconfig."""
@@ -347,6 +372,7 @@ def secret_drill(root: Path) -> Iterator[SecretDrill]:
     key_file = root / "work" / "api-key"
     key_file.write_text(planted["KEY_IN_FILE"])
     lay_out(root / "work")
+    outputs = write_outputs(root / "work", planted)
     with (served(judging(planted["JUDGE_API_KEY"], planted["KEY_IN_FILE"])) as judge_url,
           served(parrot()) as parrot_url,
           HubServer(root / "models", "127.0.0.1", 0, tokens={GATED: planted["HF_TOKEN"]}) as hub,
@@ -362,5 +388,5 @@ def secret_drill(root: Path) -> Iterator[SecretDrill]:
         (far / "all.yml").write_text(
             "judge_environment: {production: false, provider: aws, region: us-east-1, expected_hosts: null,\n"
             "  appconfig: {application: judge-bootstrap, environment: far, profile: judge-inference}}\n")
-        yield SecretDrill(root, hosts, hub, Watch(planted, {kubeconfig, node_token, key_file}),
+        yield SecretDrill(root, hosts, hub, Watch(planted, {kubeconfig, node_token, key_file, *outputs}),
                           {JUDGE: judge_url, PARROT: parrot_url})

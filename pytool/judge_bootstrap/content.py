@@ -34,3 +34,8 @@ def content_root() -> Path:
         f"no playbooks found: {ENV_VAR} is not set, and neither {packaged} nor {checkout} has playbooks/",
         hint=f"reinstall judge-bootstrap, or set {ENV_VAR}",
     )
+
+
+def is_packaged(path: Path) -> bool:
+    """Tell whether `path` lies in the content that a wheel brought, which the next installation replaces."""
+    return path.resolve().is_relative_to(Path(str(resources.files("judge_bootstrap"))).resolve() / "_ansible")

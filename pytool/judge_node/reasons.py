@@ -718,6 +718,17 @@ _ALL = (
         3,
     ),
     Reason(
+        "INVENTORY_DIFFERS",
+        "run",
+        "The inventory of the environment does not look for the nodes that Terraform made.",
+        (
+            "aws_ec2.yml names another region, or other tags, than the module's inventory_filters",
+            "there is no aws_ec2.yml yet",
+            "the output is of another cluster than the inventory",
+        ),
+        "terraform output -json | judge-bootstrap --env ENV config terraform   # and write the lines that it shows",
+    ),
+    Reason(
         "INVENTORY_UNREADABLE",
         "run",
         "The inventory could not be read, which is not the same as empty.",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from judge_bootstrap.adapters import appconfig
+from judge_bootstrap.adapters import appconfig, terraform
 from judge_bootstrap.adapters.appconfig import AppConfigLayer, AppConfigSource
-from judge_bootstrap.adapters.places import inventory_roots, known_environments
+from judge_bootstrap.adapters.places import folder_of, known_environments, short_name
 from judge_bootstrap.adapters.state import LastGoodFile, state_dir
+from judge_bootstrap.adapters.terraform import TerraformFile
 from judge_bootstrap.content import content_root
 from judge_bootstrap.core import environment as core_environment
 from judge_bootstrap.core import layers
@@ -33,19 +34,20 @@ def load_environment(name: str, inventory: Path | None = None) -> Environment:
     Raises UsageProblem for an unknown name, with the known ones, and for a missing or wrong `judge_environment`.
     """
     core_environment.check_name(name, known_environments(inventory))
-    # The first folder of that name, whole or not: going on to the program's own would be another cluster.
-    folder = next(root / name for root in inventory_roots(inventory) if (root / name).is_dir())
+    folder = folder_of(name, inventory)
     files = _group_vars(folder, "all")
     if not files:
         raise UsageProblem(f"{folder}/group_vars/all.yml is not there",
                            hint="make it like inventory/prod/group_vars/all.yml")
+    made = terraform.read_file(folder)
+    below = made.output.judge_environment if made else {}
     for file in reversed(files):
         try:
             variables = read_yaml_mapping(file.text)
         except InvalidDocument as error:
             raise UsageProblem(f"{file.name}: {error}", hint=f"correct {file.name}") from error
         if core_environment.KEY in variables:
-            return core_environment.parse(name, folder, variables, file=file.name)
+            return core_environment.parse(name, folder, variables, file=file.name, below=below)
     _refuse_unread(folder)
     return core_environment.parse(name, folder, {}, file=files[0].name)
 
@@ -55,17 +57,24 @@ def _refuse_unread(folder: Path) -> None:
     chosen = folder / "group_vars" / "all"
     beside = next((path for ending in _ENDINGS if (path := chosen.with_name(f"all{ending}")).is_file()), None)
     if chosen.exists() and beside is not None:
-        raise UsageProblem(f"{_short(beside)} is not read: Ansible takes group_vars/all, which stands beside it, and "
-                           f"that has no {core_environment.KEY}", hint=f"mv {_short(beside)} {_short(chosen)}/main.yml")
+        raise UsageProblem(f"{short_name(beside)} is not read: Ansible takes group_vars/all, which stands beside it, "
+                           f"and that has no {core_environment.KEY}",
+                           hint=f"mv {short_name(beside)} {short_name(chosen)}/main.yml")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The settings of an environment, and how AppConfig took part."""
+    """The settings of an environment, and how AppConfig and Terraform took part.
+
+    `overridden` names the group_vars file that wins over something that Terraform says: a variable of a role, or a key
+    of judge_environment as `judge_environment.region`.
+    """
 
     environment: Environment
     settings: Settings
     appconfig: AppConfigLayer
+    terraform: TerraformFile | None = None
+    overridden: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(environment: Environment, extra: Sequence[str] = (), *, environ: Mapping[str, str] | None = None,
@@ -78,12 +87,14 @@ def load(environment: Environment, extra: Sequence[str] = (), *, environ: Mappin
     environ = os.environ if environ is None else environ
     defaults_files, role_variables = _role_defaults()
     defaults = layers.from_role_defaults(defaults_files)
-    inventory = layers.from_inventory([*_group_vars(environment.inventory_dir, "all"),
-                                       *_group_vars(environment.inventory_dir, _GROUP)])
+    made = terraform.read_file(environment.inventory_dir)
+    from_terraform = layers.from_terraform(made.output.variables, made.name) if made else {}
+    files = [file for group in ("all", _GROUP) for file in _group_vars(environment.inventory_dir, group)]
+    inventory = layers.from_inventory(files)
     # Flags and variables are checked before AWS is asked: a typing error needs no network to be found.
     variables = layers.from_environment(environ)
     flags, warnings = layers.from_flags(extra, read_file=_read_vars_file, role_variables=role_variables)
-    below = {**defaults, **inventory}
+    below = {**defaults, **from_terraform, **inventory}
     if environment.appconfig is None:
         live = AppConfigLayer("absent")
     else:
@@ -91,7 +102,23 @@ def load(environment: Environment, extra: Sequence[str] = (), *, environ: Mappin
                               LastGoodFile(state_dir(environment.name)), now=now)
     settings = layers.merge(environment.name, [below, live.values, variables, flags.values],
                             passed_on=flags.passed_on, warnings=[*live.warnings, *warnings])
-    return Loaded(environment, settings, live)
+    return Loaded(environment, settings, live, made, _overridden(made, environment.inventory_dir) if made else {})
+
+
+def _overridden(made: TerraformFile, folder: Path) -> dict[str, str]:
+    """Return what Terraform says and group_vars say too, by name, with the file that wins."""
+    winners: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    for group in ("all", _GROUP):
+        for file in _group_vars(folder, group):
+            variables = read_yaml_mapping(file.text)
+            winners |= dict.fromkeys(variables, file.name)
+            ours = variables.get(core_environment.KEY)
+            if group == "all" and isinstance(ours, Mapping):
+                # Ansible replaces an object as a whole, and so do we among files of group_vars.
+                keys = {f"{core_environment.KEY}.{key}": file.name for key in ours}
+    said = {*made.output.variables, *(f"{core_environment.KEY}.{key}" for key in made.output.judge_environment)}
+    return {name: file for name, file in {**winners, **keys}.items() if name in said}
 
 
 def load_settings(name: str, extra: Sequence[str] = (), inventory: Path | None = None) -> Settings:
@@ -100,9 +127,14 @@ def load_settings(name: str, extra: Sequence[str] = (), inventory: Path | None =
 
 
 def role_variables(environment: Environment) -> dict[str, Any]:
-    """Return the roles' variables below AppConfig (defaults, then group_vars) as YAML has them, nothing rendered."""
-    files, _ = _role_defaults()
-    files += [file for group in ("all", _GROUP) for file in _group_vars(environment.inventory_dir, group)]
+    """Return the roles' variables below AppConfig (defaults, Terraform, group_vars) as they stand, nothing rendered."""
+    made = terraform.read_file(environment.inventory_dir)
+    defaults, _ = _role_defaults()
+    given = [file for group in ("all", _GROUP) for file in _group_vars(environment.inventory_dir, group)]
+    return {**_variables_of(defaults), **(made.output.variables if made else {}), **_variables_of(given)}
+
+
+def _variables_of(files: Sequence[NamedText]) -> dict[str, Any]:
     return {name: value for file in files for name, value in read_yaml_mapping(file.text).items()}
 
 
@@ -125,10 +157,10 @@ def _group_vars(folder: Path, group: str) -> list[NamedText]:
         # As DataLoader.find_vars_files: the first of these that is there counts, and those behind it are not read.
         for place in (base / group, *(base / f"{group}{ending}" for ending in _ENDINGS)):
             if place.exists():
-                return [NamedText(_short(path), _read(path)) for path in _variable_files(place)]
+                return [NamedText(short_name(path), _read(path)) for path in _variable_files(place)]
     except OSError as error:
         where = Path(error.filename or base)
-        raise UsageProblem(f"{_short(where)} cannot be read: {error.strerror}", hint=f"ls -ld {where}") from error
+        raise UsageProblem(f"{short_name(where)} cannot be read: {error.strerror}", hint=f"ls -ld {where}") from error
     return []
 
 
@@ -147,21 +179,13 @@ def _variable_files(place: Path) -> list[Path]:
     return found
 
 
-def _short(path: Path) -> str:
-    """Return the path as people type it: relative where it lies below the working directory or the content."""
-    for root in (Path.cwd(), content_root()):
-        if path.is_relative_to(root):
-            return str(path.relative_to(root))
-    return str(path)
-
-
 def _read(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UsageProblem(f"{_short(path)} is not UTF-8 (byte {error.start})", hint="store it as UTF-8") from error
+        raise UsageProblem(f"{short_name(path)} is not UTF-8 (byte {error.start})", hint="store it as UTF-8") from error
     except OSError as error:
-        raise UsageProblem(f"{_short(path)} cannot be read: {error.strerror}", hint=f"ls -l {path}") from error
+        raise UsageProblem(f"{short_name(path)} cannot be read: {error.strerror}", hint=f"ls -l {path}") from error
     # A file that ansible-vault encrypted as a whole holds nothing that we may read.
     return "" if text.startswith("$ANSIBLE_VAULT;") else text
 

@@ -34,3 +34,19 @@ def known_environments(override: Path | None = None) -> list[str]:
     """Return the names of the environments that there are, sorted."""
     return sorted({entry.name for root in inventory_roots(override) for entry in root.iterdir()
                    if ENVIRONMENT_NAME.fullmatch(entry.name) and (entry / "group_vars").is_dir()})
+
+
+def folder_of(name: str, override: Path | None = None) -> Path:
+    """Return the folder of an environment that is known.
+
+    The first of that name, whole or not: going on to the program's own would be another cluster.
+    """
+    return next(root / name for root in inventory_roots(override) if (root / name).is_dir())
+
+
+def short_name(path: Path) -> str:
+    """Return the path as people type it: relative where it lies below the working directory or the content."""
+    for root in (Path.cwd(), content_root()):
+        if path.is_relative_to(root):
+            return str(path.relative_to(root))
+    return str(path)

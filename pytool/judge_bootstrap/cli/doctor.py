@@ -121,7 +121,8 @@ def examine(environment: Environment, world: World) -> list[Check]:
         setting_checks, loaded = settings.result()
         inventory_checks, hosts = inventory.result()
         cluster_checks = _cluster(environment, world, loaded, hosts)
-        return [*tools.result(), *identity.result(), *setting_checks, *inventory_checks, *cluster_checks]
+        return [*tools.result(), *identity.result(), *setting_checks, *_terraform(environment), *inventory_checks,
+                *cluster_checks]
 
 
 def _tools(world: World) -> list[Check]:
@@ -157,6 +158,29 @@ def _settings(environment: Environment, world: World) -> tuple[list[Check], Load
         checks.append(Check("AppConfig", "warn", live.warnings[0], "a live and valid document",
                             f"judge-bootstrap --env {environment.name} config show, and see AppConfig's deployment"))
     return checks, loaded
+
+
+def _terraform(environment: Environment) -> list[Check]:
+    """Return one check where the environment has Terraform's output: does the inventory look for its nodes?"""
+    from judge_bootstrap.adapters.terraform import compare_inventory, read_file
+    from judge_bootstrap.cli.config_terraform import DIFFERS
+    from judge_bootstrap.core.checks import Check
+    from judge_bootstrap.core.terraform import AGAIN
+
+    wanted = "an inventory that looks for the nodes that Terraform made"
+    try:
+        made = read_file(environment.inventory_dir)
+        if made is None:
+            return []
+        inventory = compare_inventory(environment.inventory_dir, made.output)
+    except BootstrapError as error:
+        return [Check("Terraform", "fail", error.message, wanted, error.hint)]
+    if inventory.differences:
+        return [Check("Terraform", "fail", " | ".join(map(str, inventory.differences)), wanted,
+                      f"{AGAIN.replace('ENV', environment.name)}   # shows what it must say", DIFFERS)]
+    group = made.output.node_group
+    found = f"node group {group.name}, launch template version {group.launch_template_version}"
+    return [Check("Terraform", "ok", found, wanted)]
 
 
 def _inventory(environment: Environment, world: World) -> tuple[list[Check], dict[str, str | None] | None]:

@@ -88,10 +88,10 @@ def _json_of(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def read_json_object(body: bytes) -> dict[str, Any]:
+def read_json_object(body: bytes, *, largest: int = LARGEST_DOCUMENT_BYTES) -> dict[str, Any]:
     """Return the one JSON object that `body` holds. Raises InvalidDocument for anything else, a repeated key too."""
-    if len(body) > LARGEST_DOCUMENT_BYTES:
-        raise InvalidDocument(f"it has {len(body)} bytes, wanted: at most {LARGEST_DOCUMENT_BYTES}")
+    if len(body) > largest:
+        raise InvalidDocument(f"it has {len(body)} bytes, wanted: at most {largest}")
     try:
         document = json.loads(body.decode("utf-8"), object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
     except UnicodeDecodeError as error:

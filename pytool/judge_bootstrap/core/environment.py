@@ -12,6 +12,7 @@ from judge_bootstrap.core.errors import UsageProblem
 from judge_bootstrap.core.problems import nearest, one_line, shown, type_words
 
 KEY = "judge_environment"
+REGION = r"^[a-z]{2}(-[a-z]+)+-[0-9]$"
 
 _AppConfigName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}$")]
 
@@ -38,7 +39,7 @@ class Environment(BaseModel):
     inventory_dir: Path = Field(exclude=True, description="set by the folder")
     production: bool = Field(description="true (no run without AppConfig or its last good copy) or false")
     provider: Literal["aws", "lab"] = Field(default="aws", description="aws or lab")
-    region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$", description="an AWS region such as us-east-1")
+    region: str = Field(pattern=REGION, description="an AWS region such as us-east-1")
     expected_hosts: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None, description="a whole number of hosts from 1, or null")
     appconfig: AppConfigRef | None = Field(
@@ -48,8 +49,12 @@ class Environment(BaseModel):
 _OURS = ("name", "inventory_dir")
 
 
-def parse(name: str, inventory_dir: Path, variables: Mapping[str, Any], *, file: str) -> Environment:
-    """Return the environment that the variables of `file` describe. Raises UsageProblem: key, found and wanted."""
+def parse(name: str, inventory_dir: Path, variables: Mapping[str, Any], *, file: str,
+          below: Mapping[str, Any] | None = None) -> Environment:
+    """Return the environment that the variables of `file` describe, on top of the keys `below` it (Terraform's).
+
+    Raises UsageProblem: key, found and wanted.
+    """
     hint = f"correct {KEY} in {file}; inventory/prod/group_vars/all.yml is an example"
     if KEY not in variables:
         raise UsageProblem(f"{file} has no {KEY}, wanted: an object with {', '.join(_keys(Environment))}", hint=hint)
@@ -61,7 +66,7 @@ def parse(name: str, inventory_dir: Path, variables: Mapping[str, Any], *, file:
     if taken:
         raise UsageProblem(f"{_sentence('extra_forbidden', (taken[0],), given[taken[0]])} (in {file})", hint=hint)
     try:
-        return Environment.model_validate({**given, "name": name, "inventory_dir": inventory_dir})
+        return Environment.model_validate({**(below or {}), **given, "name": name, "inventory_dir": inventory_dir})
     except ValidationError as error:
         item = error.errors(include_url=False, include_context=False)[0]
         sentence = _sentence(item["type"], item["loc"], item["input"])

@@ -1,4 +1,4 @@
-"""The layers of settings, lowest first: role defaults, inventory, AppConfig, JUDGE_BOOTSTRAP_* variables, flags.
+"""The layers of settings, lowest first: role defaults, Terraform, inventory, AppConfig, JUDGE_BOOTSTRAP_*, flags.
 
 All pure: each function turns texts that an adapter read into values by path, or says in one line what is wrong.
 """
@@ -26,7 +26,7 @@ RESERVED_VARIABLES: Mapping[str, str] = {
     "JUDGE_BOOTSTRAP_KUBE_TIMEOUT_SECONDS": "How long one answer of the API server may take (default: 30).",
     "JUDGE_BOOTSTRAP_RUN_ID": "Set by the program itself, to find the processes of a run.",
     "JUDGE_BOOTSTRAP_STATE": "Where locks and the last good AppConfig copy are kept.",
-    "JUDGE_BOOTSTRAP_TERRAFORM_MIRROR": "Folder with the AWS provider, as a Terraform filesystem mirror, for our tests.",
+    "JUDGE_BOOTSTRAP_TERRAFORM_MIRROR": "Folder with the AWS provider, Terraform's filesystem mirror, for our tests.",
 }
 _SHORT_NAMES: Mapping[str, str] = {"model": "model.id"}
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
@@ -60,6 +60,13 @@ def from_role_defaults(files: Sequence[NamedText]) -> dict[str, Value]:
         raise UsageProblem(f"no default for {variable.name} in roles/{variable.role}/defaults/main.yml",
                            hint="reinstall judge-bootstrap: its roles and its program are of different versions")
     return values
+
+
+def from_terraform(variables: Mapping[str, Any], file: str) -> dict[str, Value]:
+    """Return what Terraform's variables set, which `file` keeps. Raises UsageProblem naming file and variable."""
+    source = Source(layer="terraform", detail=file)
+    return {BY_VARIABLE[name].path: _value(BY_VARIABLE[name], value, source, label=f"{name} in {file}", templates=False)
+            for name, value in variables.items() if name in BY_VARIABLE}
 
 
 def from_inventory(files: Sequence[NamedText]) -> dict[str, Value]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from judge_bootstrap.core.schema import FIELDS
 
-LayerName = Literal["default", "inventory", "appconfig", "env", "flag"]
+LayerName = Literal["default", "terraform", "inventory", "appconfig", "env", "flag"]
 ABOVE_THE_INVENTORY: tuple[LayerName, ...] = ("appconfig", "env", "flag")
 TEMPLATED = "(templated, not shown)"
 

@@ -21,6 +21,7 @@ from judge_bootstrap.core.checks import Check, Cluster, ClusterNode, Identity, T
 from judge_bootstrap.core.environment import Environment
 from judge_bootstrap.core.errors import Refusal, UsageProblem
 from judge_bootstrap.core.settings import Settings, Source, Value
+from judge_bootstrap.core.terraform import TerraformOutput, inventory_text
 
 ROOT = Path(__file__).parents[3]
 TOOLS = Tools(python="3.11.7", programs={"ansible-playbook": "ansible-core 2.19.14", "ssh": "OpenSSH_9.2p1"},
@@ -182,3 +183,32 @@ def test_a_clock_that_is_off_is_noticed_before_aws_refuses(environment: Environm
 def test_a_collection_of_another_version_is_a_warning() -> None:
     assert bad(check_tools(replace(TOOLS, collections={"amazon.aws": "11.4.0"}))) == {
         "collection amazon.aws": ("warn", "11.4.0")}
+
+
+def test_an_inventory_that_looks_elsewhere_than_at_terraforms_nodes_is_one_failed_check(
+        world: World, environment: Environment, tmp_path: Path) -> None:
+    output = TerraformOutput.model_validate({
+        "schema": 1, "region": "us-east-1", "environment": "staging", "cluster_name": "judge-staging",
+        "node_group": {"name": "judge-staging-ai", "launch_template_id": "lt-0abc", "launch_template_version": 3,
+                       "autoscaling_group_names": []},
+        "inventory_filters": {"tag:role": "ai-gpu"}, "appconfig": None, "variables": {}})
+    folder = tmp_path / "staging"
+    folder.mkdir()
+    (folder / "terraform.yml").write_text(inventory_text(output))
+    filters = folder / "aws_ec2.yml"
+    own = environment.model_copy(update={"inventory_dir": folder})
+
+    def found() -> list[Check]:
+        return [check for check in examine(own, world) if check.name == "Terraform"]
+
+    filters.write_text("regions: [us-east-1]\nfilters: {tag:role: ai-gpu}\n")
+    assert [(check.status, check.found) for check in found()] == [
+        ("ok", "node group judge-staging-ai, launch template version 3")]
+    filters.write_text("regions: [eu-west-1]\nfilters: {tag:role: cpu}\n")
+    assert [(check.status, check.found, check.hint, check.reason) for check in found()] == [
+        ("fail", f"{filters}: regions is eu-west-1, wanted: us-east-1 | "
+                 f"{filters}: filters.tag:role is cpu, wanted: ai-gpu",
+         "terraform output -json | judge-bootstrap --env staging config terraform   # shows what it must say",
+         "INVENTORY_DIFFERS")]
+    (folder / "terraform.yml").unlink()
+    assert found() == []
