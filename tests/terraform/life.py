@@ -68,7 +68,7 @@ def _difference(change: Mapping[str, Any]) -> dict[str, Any]:
                if before.get(name) != after.get(name)}}
 
 
-def example(terraform: Terraform, account: Account, name: str, copy: str, **given: Any) -> Example:
+def new_example(terraform: Terraform, account: Account, name: str, copy: str, **given: Any) -> Example:
     """Return a copy of an example, with those of `given` that it has variables for."""
     folder = terraform.copy_of(f"examples/{name}", copy)
     text = "\n".join(path.read_text() for path in folder.glob("*.tf"))
@@ -108,7 +108,7 @@ def user_data(account: Account, instance: str) -> str:
     return base64.b64decode(answer["UserData"]["Value"]).decode()
 
 
-def statements(account: Account, policy: str) -> list[dict[str, Any]]:
+def policy_statements(account: Account, policy: str) -> list[dict[str, Any]]:
     """Return the statements of a policy, by its ARN."""
     iam = account.client("iam")
     version = iam.get_policy(PolicyArn=policy)["Policy"]["DefaultVersionId"]
