@@ -51,3 +51,9 @@ def test_outside_ci_a_skip_stays_a_skip(suite: Path) -> None:
     (suite / "test_a.py").write_text(_SKIPS)
     answer = _run(suite, CI="")
     assert (answer.returncode, "SKIPPED [1]" in answer.stdout) == (0, True), answer.stdout
+
+
+def test_where_there_is_no_terraform_its_tests_say_so_and_pass_in_ci(tmp_path: Path) -> None:
+    answer = _run(TESTS.parent, TESTS / "terraform" / "test_terraform_static.py", PATH=str(tmp_path))
+    assert (answer.returncode, "neither terraform nor tofu is on PATH" in answer.stdout) == (0, True), answer.stdout
+    assert " passed" not in answer.stdout
