@@ -22,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pytool"))
 from click.testing import CliRunner
 from figures import Figure, report, small
 from invalid_documents import invalid_document, valid_document
-from judge_bootstrap.adapters import appconfig, inventory
+from judge_bootstrap.adapters import appconfig, config, inventory
 from judge_bootstrap.adapters.appconfig import Fetched
 from judge_bootstrap.adapters.state import LastGoodFile
+from judge_bootstrap.adapters.terraform import known_variables
 from judge_bootstrap.cli.main import cli
-from judge_bootstrap.core import environment, layers
+from judge_bootstrap.core import environment, layers, terraform
 from judge_bootstrap.core.environment import AppConfigRef, Environment
 from judge_bootstrap.core.errors import BootstrapError
 from judge_bootstrap.core.layers import NamedText
@@ -49,6 +50,14 @@ _REPLY = json.dumps({"reasoning": "fine", "scores": dict.fromkeys(
     ("accuracy", "relevance", "helpfulness", "safety", "pleasing", "overall"), 7)})
 _MANIFEST = json.dumps({"schema": 1, "repo_id": "a/b", "revision": "main", "commit": "0" * 40, "files": [
     {"path": "config.json", "size": 2, "sha256": "a" * 64, "blob_sha1": None}]})
+
+_OUTPUT = json.dumps({"judge_bootstrap": {"sensitive": False, "type": "dynamic", "value": {
+    "schema": 1, "region": "us-east-1", "environment": "own", "cluster_name": "judge-own",
+    "node_group": {"name": "ai", "launch_template_id": "lt-0abc", "launch_template_version": 1,
+                   "autoscaling_group_names": ["eks-ai"]},
+    "inventory_filters": {"instance-state-name": "running", "tag:role": "ai-gpu"},
+    "appconfig": {"application": "a", "environment": "b", "profile": "c"},
+    "variables": {"nvme_owner": "judge", "nvme_wait_seconds": 300, "model_cache_sources": ["https://a"]}}}})
 
 
 def odd(chance: random.Random) -> Any:
@@ -89,6 +98,9 @@ class Inputs:
         self.filters = self.own / "own" / "aws_ec2.yml"
         self.defaults = layers.from_role_defaults([NamedText(str(path), path.read_text())
                                                    for path in sorted(ROOT.glob("roles/*/defaults/main.yml"))])
+        self.known = known_variables()
+        self.terraform_yml = self.own / "own" / "terraform.yml"
+        self.made = terraform.inventory_text(terraform.read_output(_OUTPUT.encode(), self.known))
         ref = AppConfigRef(application="a", environment="b", profile="c")
         self.environment = Environment(name="own", inventory_dir=self.own / "own", production=False, region="us-east-1",
                                        appconfig=ref)
@@ -152,6 +164,28 @@ class Inputs:
         variables = {"judge_environment": self.chance.choice([good, good, good, odd(self.chance)])}
         environment.parse("own", self.own, variables, file="all.yml")
 
+    def terraform_output(self) -> None:
+        """Feed what `terraform output -json` says, and the file that is made of it when it is edited afterwards."""
+        found = json.loads(_OUTPUT)
+        entry = found["judge_bootstrap"]
+        value = entry["value"]
+        place = self.chance.choice([found, entry, value, value, value["node_group"], value["inventory_filters"],
+                                    value["appconfig"], value["variables"], value["variables"]])
+        place[self.chance.choice([*place, text(self.chance)])] = odd(self.chance)
+        said = self.chance.choice((json.dumps(found), mutated(self.chance, json.dumps(found)),
+                                   mutated(self.chance, _OUTPUT)))
+        if self.chance.random() < 0.5:
+            output = terraform.read_output(bytes_of(self.chance, said), self.known)
+            made = terraform.inventory_text(output)
+            assert terraform.read_inventory(made, "terraform.yml", self.known) == output
+            return
+        self.all_yml.write_text("judge_environment: {production: false, region: us-east-1, appconfig: null}\n")
+        self.terraform_yml.write_bytes(bytes_of(self.chance, mutated(self.chance, self.made)))
+        try:
+            config.load(config.load_environment("own"))
+        finally:
+            self.terraform_yml.unlink()
+
     def inventory_answer(self) -> None:
         """Feed what ansible-inventory said, good or bad."""
         self.filters.write_bytes(bytes_of(self.chance, mutated(self.chance, "filters:\n  tag:role: ai-gpu\n")))
@@ -196,6 +230,7 @@ class Inputs:
 
 
 SHARES: Mapping[str, int] = {"document": 20, "variable": 10, "flag": 20, "group_vars_file": 10, "judge_environment": 5,
+                             "terraform_output": 10,
                              "inventory_answer": 10, "model_manifest": 10, "mounts": 2, "judge_reply": 8,
                              "command_line": 5}
 

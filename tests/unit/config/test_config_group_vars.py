@@ -1,4 +1,4 @@
-"""Which files of group_vars count, and which of them wins: exactly what the real ansible-inventory says."""
+"""Which files of an inventory count, and which of them wins: exactly what the real ansible-inventory says."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_bootstrap.adapters import config
+from judge_bootstrap.adapters import config, inventory
+from judge_bootstrap.core import terraform
 from judge_bootstrap.core.environment import Environment
+from judge_bootstrap.core.errors import Refusal
 
 ROOT = Path(__file__).parents[3]
 # By what it shows: the files below group_vars, each with what is in it.
@@ -69,3 +71,40 @@ def test_the_files_that_ansible_reads_are_those_that_count(name: str, tmp_path: 
     defaults = config.role_variables(environment_of(tmp_path / "none"))
     wanted = by_ansible(tmp_path)
     assert {key: value for key, value in ours.items() if defaults.get(key) != value} == wanted
+
+
+MADE = terraform.inventory_text(terraform.TerraformOutput.model_validate({
+    "schema": 1, "region": "us-east-1", "environment": "own", "cluster_name": "judge-own",
+    "node_group": {"name": "ai", "launch_template_id": "lt-0abc", "launch_template_version": 1,
+                   "autoscaling_group_names": []},
+    "inventory_filters": {"tag:role": "ai-gpu"},
+    "variables": {"nvme_owner": "judge", "model_cache_dir": "/mnt/nvme/models", "nvme_wait_seconds": 300,
+                  "model_cache_sources": ["https://a", "https://b"], "model_cache_mirror": "s3://yes/no: #1"}}))
+
+
+@pytest.mark.parametrize("hosts", ["hosts.ini", "zz_hosts.ini"])
+def test_ansible_reads_terraform_yml_and_group_vars_win_over_it(hosts: str, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    (folder / "group_vars").mkdir(parents=True)
+    (folder / hosts).write_text("[gpu_nodes]\nnode-1\n")
+    (folder / "terraform.yml").write_text(MADE)
+    (folder / "group_vars" / "all.yml").write_text("nvme_owner: auto\n")
+    (folder / "group_vars" / "gpu_nodes.yml").write_text("nvme_wait_seconds: 5\n")
+    wanted = by_ansible(folder)
+    assert {name: value for name, value in wanted.items() if not name.startswith("judge_")} == {
+        "nvme_owner": "auto", "nvme_wait_seconds": 5, "model_cache_dir": "/mnt/nvme/models",
+        "model_cache_sources": ["https://a", "https://b"], "model_cache_mirror": "s3://yes/no: #1"}
+    ours = config.role_variables(environment_of(folder))
+    assert {name: ours[name] for name in wanted if not name.startswith("judge_")} == {
+        name: value for name, value in wanted.items() if not name.startswith("judge_")}
+
+
+def test_terraform_yml_alone_is_an_inventory_that_ansible_reads_and_no_host_for_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "terraform.yml").write_text(MADE)
+    answer = inventory.list_with_ansible(environment_of(folder), None)
+    assert answer.returncode == 0, answer.stderr
+    with pytest.raises(Refusal) as caught:
+        inventory.read(environment_of(folder))
+    assert caught.value.reason == "INVENTORY_EMPTY"
