@@ -79,9 +79,12 @@ lab-down: setup ## End the local environment and remove all it made
 	$(BIN)/judge-bootstrap lab down
 
 .PHONY: docs
-docs: setup ## Write the generated docs anew (cli.md, variables.md, reason-codes.md)
+docs: setup ## Write anew what is generated (cli.md, variables.md, reason-codes.md, Terraform's first-boot script)
 	$(BIN)/python scripts/cli_doc.py
 	$(BIN)/python scripts/variables_doc.py
+	$(BIN)/python scripts/terraform_doc.py
+	$(BIN)/python scripts/appconfig_schema.py
+	$(BIN)/python scripts/first_boot_template.py
 	$(BIN)/judge-node reasons --markdown > docs/reason-codes.md
 
 # --- the gate and the tests -------------------------------------------------------------------------------------------

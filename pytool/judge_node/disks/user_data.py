@@ -18,7 +18,7 @@ from .facts import Wanted
 from .unit import BOOT_UNIT, INSTALL_PATH, boot_arguments, other_gates, work_seconds
 
 MOST_BYTES = 16_384  # of all user data, before base64 (EC2 User Guide)
-_URL = re.compile(r"(https|http|s3)://[!-&(-?A-~][!-&(-~]*")  # printable ASCII but ', which the script quotes it with
+_URL = re.compile(r"(https|http|s3)://[!-&(-.0-?A-~][!-&(-~]*")  # no ', which the script quotes it with
 # What the tries below take at most: the pauses, and a minute for each.
 _FETCH_SECONDS = 900
 

@@ -97,7 +97,7 @@ variable "judge_node" {
   # The same as in judge-node (disks/user_data.py), which stands in single quotes in the script.
   validation {
     condition = var.judge_node == null ? true : (
-      can(regex("^(https|http|s3)://[!-&(-?A-~][!-&(-~]*$", var.judge_node.url)) &&
+      can(regex("^(https|http|s3)://[!-&(-.0-?A-~][!-&(-~]*$", var.judge_node.url)) &&
       !can(regex("^[a-z0-9]+://[^/]*@", var.judge_node.url))
     )
     error_message = "judge_node.url is ${try(jsonencode(var.judge_node.url), "null")}: it must be https://HOST/PATH or s3://BUCKET/KEY, without a user name, blanks and '."
