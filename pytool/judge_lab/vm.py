@@ -35,10 +35,12 @@ from typing import Literal
 
 from judge_lab import LabError, process, qemu, ssh, vm_image
 from judge_lab.process import Process
+from judge_lab.vm_cloud_init import CloudInit
 
 INSTANCE_STORE = "Amazon EC2 NVMe Instance Storage"
 EBS = "Amazon Elastic Block Store"
 GIB = 1024**3
+HOST_SEEN_FROM_INSIDE = "10.0.2.2"  # in QEMU's own network, whose one guest is 10.0.2.15
 BOOT_SECONDS = 240  # ten times what an idle machine takes
 
 _DIGEST_BLOCK_BYTES = 64 * 1024
@@ -87,8 +89,10 @@ class Tap:
 class Machine:
     """One virtual machine in `folder`; all of its files lie there, and another process finds it again by that.
 
-    Without `tap` its only network is ssh from this host, on a loopback port. `key` is the operator's ssh key and
-    `host_key` the machine's; those that are not given are made. `mark` is the lab that the process belongs to.
+    Without `tap` its only network is ssh from this host, on a loopback port; with `reaches_host` it also reaches what
+    listens on this host's loopback, at HOST_SEEN_FROM_INSIDE. `key` is the operator's ssh key and `host_key` the
+    machine's; those that are not given are made. `cloud_init` is what an instance is given at its start, and makes it
+    boot from the image that has cloud-init. `mark` is the lab that the process belongs to.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class Machine:
         memory_mib: int = 512,
         cpus: int = 1,
         initrd: bool = False,
+        cloud_init: CloudInit | None = None,
+        reaches_host: bool = False,
         mark: Path | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -109,6 +115,7 @@ class Machine:
         self.key = key or self.folder / "id_ed25519"
         self.host_key = host_key or self.folder / "ssh_host_ed25519_key"
         self.memory_mib, self.cpus, self.initrd = memory_mib, cpus, initrd
+        self.cloud_init, self.reaches_host = cloud_init, reaches_host
         self.mark, self.report = mark or self.folder, report
         self.process: Process | None = None
         self.disks: list[Disk] = []
@@ -196,7 +203,7 @@ class Machine:
             wanted.insert(0, self.root)
         _refuse_ambiguous(wanted)
         require_tools()
-        image = vm_image.ensure(self.report)
+        image = vm_image.ensure(self.report, cloud_init=self.cloud_init is not None)
         self.folder.mkdir(parents=True, exist_ok=True)
         for key in (self.key, self.host_key):
             ssh.ensure_key(key, self.name)
@@ -431,8 +438,9 @@ class Machine:
         if self.tap:
             words += ["-netdev", f"tap,id=n0,ifname={self.tap.link},script=no,downscript=no"]
             return [*words, "-device", f"virtio-net-pci,netdev=n0,romfile=,mac={self.tap.mac}"]
-        # Nothing of the host or beyond is reached from inside; the host reaches ssh on a port that is free.
-        words += ["-netdev", "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]
+        # Unless it is wanted, nothing of the host or beyond is reached from inside. Ssh has a free port of the host.
+        restrict = "off" if self.reaches_host else "on"
+        words += ["-netdev", f"user,id=n0,restrict={restrict},hostfwd=tcp:127.0.0.1:0-:22"]
         return [*words, "-device", "virtio-net-pci,netdev=n0,romfile="]
 
     def _seed(self) -> bytes:
@@ -440,13 +448,15 @@ class Machine:
         if self.tap:
             network = f"ADDRESS={self.tap.address}/{self.tap.network_bits}\nGATEWAY={self.tap.gateway}\n"
         else:
-            network = "ADDRESS=10.0.2.15/24\nGATEWAY=10.0.2.2\n"  # where QEMU's own network expects its one guest
+            network = f"ADDRESS=10.0.2.15/24\nGATEWAY={HOST_SEEN_FROM_INSIDE}\n"
         files = {
             "root/.ssh/authorized_keys": (f"{_public(self.key)}\n", 0o600),
             "etc/ssh/ssh_host_ed25519_key": (self.host_key.read_text(), 0o600),
             "etc/ssh/ssh_host_ed25519_key.pub": (f"{_public(self.host_key)}\n", 0o644),
             "run/judge-lab/network": (network, 0o644),
         }
+        if self.cloud_init:
+            files |= self.cloud_init.files(self.name)
         buffer = BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             for name, (text, mode) in files.items():

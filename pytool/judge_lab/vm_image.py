@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from judge_lab import LabError
+from judge_lab import LabError, vm_cloud_init
 from judge_lab.layout import cache_dir
 from judge_lab.process import run
 
@@ -88,22 +88,24 @@ class Image:
     root: Path
 
 
-def ensure(report: Callable[[str], None]) -> Image:
+def ensure(report: Callable[[str], None], *, cloud_init: bool = False) -> Image:
     """Return the image, built if the cache has none of this recipe and this Debian release (a minute or two).
 
+    With `cloud_init` it is the other one, which has that, too.
     Raises LabError when the host is no Debian, or when the build fails (with the end of its log).
     """
     suite = debian_suite()
-    folder = cache_dir() / "vm" / _recipe(suite)
+    folder = cache_dir() / "vm" / _recipe(suite, cloud_init)
     image = Image(folder / "vmlinux", folder / "initrd", folder / "root.raw")
     if folder.exists():
         return image
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(folder.parent):
         if not folder.exists():
-            report(f"Building the virtual machines' image (Debian {suite}, once; it takes a minute or two)")
+            which = f"Debian {suite}{' with cloud-init' if cloud_init else ''}"
+            report(f"Building the virtual machines' image ({which}, once; it takes a minute or two)")
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as staging:
-                _build(suite, Path(staging))
+                _build(suite, Path(staging), cloud_init)
                 shutil.rmtree(Path(staging) / "rootfs")
                 Path(staging).replace(folder)
                 Path(staging).mkdir()  # for the context manager to remove
@@ -137,8 +139,10 @@ def apt_sources(suite: str) -> list[Path]:
     return found
 
 
-def _recipe(suite: str) -> str:
+def _recipe(suite: str, cloud_init: bool) -> str:
     content = [Path(__file__).read_bytes(), _SEED.read_bytes(), suite.encode()]
+    if cloud_init:
+        content.append(Path(vm_cloud_init.__file__).read_bytes())
     return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
 
 
@@ -152,18 +156,20 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _build(suite: str, folder: Path) -> None:
+def _build(suite: str, folder: Path, cloud_init: bool) -> None:
     root = folder / "rootfs"
     run(
         "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory",
         "--aptopt=APT::Install-Recommends false",
         *(f"--aptopt={setting}" for setting in _apt_settings()),
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT),
-        f"--include={','.join(_PACKAGES)}",
+        f"--include={','.join(_PACKAGES + (vm_cloud_init.PACKAGES if cloud_init else ()))}",
         suite, root, *apt_sources(suite),
         timeout_seconds=1800,
     )  # fmt: skip
     _customise(root)
+    if cloud_init:
+        vm_cloud_init.customise(root)
     (kernel,) = (root / "boot").glob("vmlinuz-*")
     (initrd,) = (root / "boot").glob("initrd.img-*")
     unpack_kernel(kernel, folder / "vmlinux")
