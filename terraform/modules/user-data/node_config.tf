@@ -39,8 +39,8 @@ locals {
   given_json = can(yamldecode(var.node_config)) ? jsonencode(local.given) : ""
   # Each value as JSON by the path of its key, as deep as the table goes.
   given_values = merge(
-    try({ for key, value in local.given : key => jsonencode(value) }, {}),
-    try({ for key, value in local.given.spec : "spec.${key}" => jsonencode(value) }, {}),
+    try({ for key, value in local.given : key => jsonencode(value) if startswith(local.given_json, "{") }, {}),
+    try({ for key, value in local.given.spec : "spec.${key}" => jsonencode(value) if startswith(jsonencode(local.given.spec), "{") }, {}),
     try(merge([
       for part, values in local.given.spec : { for key, value in values : "spec.${part}.${key}" => jsonencode(value) }
       if contains(keys(local.node_config_keys), "spec.${part}") && can(regex("^\\{", jsonencode(values)))
