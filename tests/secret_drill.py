@@ -343,7 +343,7 @@ def write_outputs(work: Path, planted: Mapping[str, str]) -> set[Path]:
     typed = planted["TYPED_TOKEN"]
     entries = {
         "good": (good, False), "sensitive": ({**good, "cluster_name": typed}, True),
-        "unknown": ({**good, "variables": {"hf_token": typed}, typed: typed}, False),
+        "unknown": ({**good, "variables": {"hf_token": typed}, "surprise": typed}, False),
         "secret": ({**good, "variables": {"model_cache_mirror": f"s3://{planted['HF_TOKEN']}"}}, False)}
     for name, (value, sensitive) in entries.items():
         entry = {"sensitive": sensitive, "type": "dynamic", "value": value}

@@ -83,7 +83,7 @@ def _tell(app: AppContext, change: Change, inventory: Inventory, output: Terrafo
     group = output.node_group
     app.say(f"Terraform: node group {group.name} of cluster {output.cluster_name} in {output.region}, "
             f"launch template {group.launch_template_id} version {group.launch_template_version}, "
-            f"{len(output.variables)} variables of roles")
+            f"variables of roles: {len(output.variables)}")
     name = short_name(change.path)
     if not change.changed:
         app.say(f"{name}: nothing {'would change' if check else 'changed'}.")

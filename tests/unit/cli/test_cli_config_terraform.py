@@ -60,7 +60,7 @@ def test_the_output_becomes_the_environments_terraform_yml(run: Run, folder: Pat
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines() == [
         "Terraform: node group judge-own-ai of cluster judge-own in eu-central-1, launch template lt-0abc version 3, "
-        "3 variables of roles", "Wrote inventory/own/terraform.yml",
+        "variables of roles: 3", "Wrote inventory/own/terraform.yml",
         "Next: commit it, then: judge-bootstrap --env own config show"]
     assert (folder / "terraform.yml").read_text().splitlines()[:6] == [
         "---", "# Written by `judge-bootstrap config terraform` from Terraform's output: do not edit, the next one "
