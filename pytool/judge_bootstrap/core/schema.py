@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -114,6 +114,7 @@ class SettingField:
     description: str
     kind: type
     nullable: bool
+    keywords: Mapping[str, Any]
 
     @property
     def env_variable(self) -> str:
@@ -135,7 +136,8 @@ def _fields() -> Iterator[SettingField]:
             variable = next(item for item in info.metadata if isinstance(item, Variable))
             kinds = typing.get_args(info.annotation) or (info.annotation,)
             yield SettingField(path=f"{section}.{key}", variable=variable, wanted=rule.wanted,
-                               description=info.description or "", kind=kinds[0], nullable=types.NoneType in kinds)
+                               description=info.description or "", kind=kinds[0], nullable=types.NoneType in kinds,
+                               keywords=rule.keywords)
 
 
 FIELDS: Mapping[str, SettingField] = types.MappingProxyType({field.path: field for field in _fields()})
