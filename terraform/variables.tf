@@ -8,7 +8,7 @@ variable "enabled" {
 variable "environment" {
   description = <<-EOT
     The environment, as in `judge-bootstrap --env ENVIRONMENT`: part of every name, and the tag `Environment` by which the
-    inventory finds the nodes. 1 to 31 lower-case letters, digits and hyphens. A change replaces the node group.
+    inventory finds the nodes. A sandbox of it is an environment of its own there: ENVIRONMENT-SANDBOX. 1 to 31 lower-case letters, digits and hyphens. A change replaces the node group.
   EOT
   type        = string
   nullable    = false
@@ -21,20 +21,20 @@ variable "environment" {
 
 variable "sandbox" {
   description = <<-EOT
-    A person's or a branch's own copy of the environment, such as `anna` or `pr-412`: part of every name, and the tag
-    `Sandbox`, so that copies do not meet. Null for the environment itself. A change replaces the node group.
+    A person's or a branch's own copy of the environment, such as `anna` or `pr-412`: part of every name and of the tag
+    `Environment` (`prod-anna`), so that copies do not meet. Null for the environment itself. A change replaces the node group.
   EOT
   type        = string
   default     = null
 
   validation {
     condition     = var.sandbox == null ? true : can(regex("^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", var.sandbox))
-    error_message = "sandbox is \"${coalesce(var.sandbox, "null")}\": it must be null, or lower-case letters, digits and hyphens with no hyphen at either end."
+    error_message = "sandbox is ${jsonencode(var.sandbox)}: it must be null, or lower-case letters, digits and hyphens with no hyphen at either end."
   }
 }
 
 variable "cluster_name" {
-  description = "Name of the EKS cluster that the nodes join. It must exist before the node group does. A change replaces the node group."
+  description = "Name of the EKS cluster that the nodes join. A change replaces the node group."
   type        = string
   nullable    = false
 
@@ -59,14 +59,14 @@ variable "subnet_ids" {
 
   validation {
     condition     = alltrue([for id in var.subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))])
-    error_message = "subnet_ids has ${join(", ", [for id in var.subnet_ids : "\"${coalesce(id, "null")}\"" if !can(regex("^subnet-[0-9a-f]+$", id))])}: each must be the id of a subnet, such as subnet-0a1b2c3d4e5f67890."
+    error_message = "subnet_ids has ${join(", ", [for id in var.subnet_ids : jsonencode(id) if !can(regex("^subnet-[0-9a-f]+$", id))])}: each must be the id of a subnet, such as subnet-0a1b2c3d4e5f67890."
   }
 }
 
 variable "security_group_ids" {
   description = <<-EOT
-    Security groups of the nodes. Empty: EKS attaches the cluster's own. Otherwise EKS attaches none itself, so the
-    cluster's must be among them: without it nodes start, are paid for, and never join.
+    Security groups of the nodes. Empty: the cluster's own, which is read from the cluster, so that it must exist at plan time.
+    Otherwise the cluster's must be among them: without it nodes start, are paid for, and never join.
   EOT
   type        = list(string)
   default     = []
@@ -74,7 +74,7 @@ variable "security_group_ids" {
 
   validation {
     condition     = alltrue([for id in var.security_group_ids : can(regex("^sg-[0-9a-f]+$", id))])
-    error_message = "security_group_ids has ${join(", ", [for id in var.security_group_ids : "\"${coalesce(id, "null")}\"" if !can(regex("^sg-[0-9a-f]+$", id))])}: each must be the id of a security group, such as sg-0a1b2c3d4e5f67890."
+    error_message = "security_group_ids has ${join(", ", [for id in var.security_group_ids : jsonencode(id) if !can(regex("^sg-[0-9a-f]+$", id))])}: each must be the id of a security group, such as sg-0a1b2c3d4e5f67890."
   }
 
   validation {
@@ -115,12 +115,12 @@ variable "instance_types" {
 
   validation {
     condition     = alltrue([for type in var.instance_types : can(regex("^[a-z][a-z0-9-]*\\.[a-z0-9-]+$", type))])
-    error_message = "instance_types has ${join(", ", [for type in var.instance_types : "\"${coalesce(type, "null")}\"" if !can(regex("^[a-z][a-z0-9-]*\\.[a-z0-9-]+$", type))])}: each must be an EC2 instance type, such as g5.xlarge."
+    error_message = "instance_types has ${join(", ", [for type in var.instance_types : jsonencode(type) if !can(regex("^[a-z][a-z0-9-]*\\.[a-z0-9-]+$", type))])}: each must be an EC2 instance type, such as g5.xlarge."
   }
 
   validation {
     condition     = length(distinct(var.instance_types)) == length(var.instance_types)
-    error_message = "instance_types names a type twice: ${join(", ", var.instance_types)}."
+    error_message = "instance_types names a type twice: ${join(", ", [for type in var.instance_types : jsonencode(type)])}."
   }
 }
 
@@ -174,7 +174,7 @@ variable "ami_release_version" {
 
   validation {
     condition     = var.ami_release_version == null ? true : can(regex("^1\\.[0-9]+\\.[0-9]+-[0-9]{8}$", var.ami_release_version))
-    error_message = "ami_release_version is \"${coalesce(var.ami_release_version, "null")}\": it must be null, or Kubernetes version and date, such as 1.33.5-20251120."
+    error_message = "ami_release_version is ${jsonencode(var.ami_release_version)}: it must be null, or Kubernetes version and date, such as 1.33.5-20251120."
   }
 }
 
@@ -185,7 +185,7 @@ variable "kubernetes_version" {
 
   validation {
     condition     = var.kubernetes_version == null ? true : can(regex("^1\\.[0-9]+$", var.kubernetes_version))
-    error_message = "kubernetes_version is \"${coalesce(var.kubernetes_version, "null")}\": it must be null, or major and minor version, such as 1.33."
+    error_message = "kubernetes_version is ${jsonencode(var.kubernetes_version)}: it must be null, or major and minor version, such as 1.33."
   }
 }
 
@@ -231,7 +231,7 @@ variable "max_size" {
 variable "node_role_label" {
   description = <<-EOT
     Value of the node label `role`, which judge-bootstrap's pods select, and of the tag `role`, which its inventory
-    selects. Another value than `ai-gpu` has to be set in the playbooks' `vllm_k8s_node_selector` as well.
+    selects. `config terraform` tells the playbooks another value than `ai-gpu` (`vllm_k8s_node_selector`).
   EOT
   type        = string
   default     = "ai-gpu"
@@ -244,7 +244,10 @@ variable "node_role_label" {
 }
 
 variable "labels" {
-  description = "Further node labels, besides `role`. They are for placement, not for secrets: everyone who may list nodes reads them."
+  description = <<-EOT
+    Further node labels, besides `role` and `k8s.amazonaws.com/accelerator` (by which the cluster-autoscaler waits for a new
+    node's GPU; its value is the GPU's name unless it is set here). Keys and values of at most 63 characters.
+  EOT
   type        = map(string)
   default     = {}
   nullable    = false
@@ -262,21 +265,23 @@ variable "labels" {
   }
 
   validation {
-    condition     = alltrue([for key in keys(var.labels) : !can(regex("^(kubernetes\\.io|k8s\\.io|eks\\.amazonaws\\.com)/", key))])
-    error_message = "labels has ${join(", ", [for key in keys(var.labels) : key if can(regex("^(kubernetes\\.io|k8s\\.io|eks\\.amazonaws\\.com)/", key))])}: EKS refuses labels under kubernetes.io/, k8s.io/ and eks.amazonaws.com/."
+    condition = alltrue([for key in keys(var.labels) : (
+      startswith(key, "node.kubernetes.io/") || !can(regex("^([a-z0-9.-]+\\.)?(kubernetes\\.io|k8s\\.io|eks\\.amazonaws\\.com)/", key))
+    )])
+    error_message = "labels has ${join(", ", [for key in keys(var.labels) : key if can(regex("^([a-z0-9.-]+\\.)?(kubernetes\\.io|k8s\\.io|eks\\.amazonaws\\.com)/", key))])}: EKS or kubelet refuses labels under kubernetes.io (but for node.kubernetes.io), k8s.io and eks.amazonaws.com, and no node would join."
   }
 
   validation {
     condition     = alltrue([for value in values(var.labels) : can(regex("^[0-9A-Za-z]([0-9A-Za-z._-]{0,61}[0-9A-Za-z])?$", value))])
-    error_message = "labels has the values ${join(", ", [for key, value in var.labels : "${key}=\"${coalesce(value, "")}\"" if !can(regex("^[0-9A-Za-z]([0-9A-Za-z._-]{0,61}[0-9A-Za-z])?$", value))])}: each must have 1 to 63 letters, digits, '.', '_' and '-', with a letter or digit at either end."
+    error_message = "labels has the values ${join(", ", [for key, value in var.labels : "${key}=${jsonencode(value)}" if !can(regex("^[0-9A-Za-z]([0-9A-Za-z._-]{0,61}[0-9A-Za-z])?$", value))])}: each must have 1 to 63 letters, digits, '.', '_' and '-', with a letter or digit at either end."
   }
 }
 
 variable "taints" {
   description = <<-EOT
     Taints of the nodes, at most one for a key, which keep pods that need no GPU away. `effect` is `NoSchedule`,
-    `PreferNoSchedule` or `NoExecute`; EKS's spelling (`NO_SCHEDULE`) is understood too. The pods' tolerations must match
-    (`vllm_k8s_node_tolerations`): a taint that they do not tolerate leaves them pending.
+    `PreferNoSchedule` or `NoExecute`; EKS's spelling (`NO_SCHEDULE`) is understood too. The pods must tolerate
+    them (`vllm_k8s_tolerations`, which `config terraform` sets to match), or they stay pending.
   EOT
   type = list(object({
     key    = string
@@ -288,26 +293,26 @@ variable "taints" {
 
   validation {
     condition = alltrue([for taint in var.taints : (
-      length(taint.key) <= 63 && can(regex("^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?$", taint.key))
+      try(length(taint.key) <= 63, false) && can(regex("^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?$", taint.key))
     )])
-    error_message = "taints has the keys ${join(", ", var.taints[*].key)}: each must be a Kubernetes taint key of at most 63 characters, such as sku or example.com/gpu."
+    error_message = "taints has the keys ${join(", ", [for taint in var.taints : jsonencode(taint.key)])}: each must be a Kubernetes taint key of at most 63 characters, such as sku or example.com/gpu."
   }
 
   validation {
     condition     = alltrue([for taint in var.taints : can(regex("^([0-9A-Za-z]([0-9A-Za-z._-]{0,61}[0-9A-Za-z])?)?$", taint.value))])
-    error_message = "taints has the values ${join(", ", [for taint in var.taints : "${taint.key}=\"${coalesce(taint.value, "")}\""])}: each must be empty, or have at most 63 letters, digits, '.', '_' and '-', with a letter or digit at either end."
+    error_message = "taints has the values ${join(", ", [for taint in var.taints : "${jsonencode(taint.key)} = ${jsonencode(taint.value)}"])}: each must be empty, or have at most 63 letters, digits, '.', '_' and '-', with a letter or digit at either end."
   }
 
   validation {
-    condition = alltrue([for taint in var.taints : contains(
+    condition = alltrue([for taint in var.taints : try(contains(
       ["NoSchedule", "PreferNoSchedule", "NoExecute", "NO_SCHEDULE", "PREFER_NO_SCHEDULE", "NO_EXECUTE"], taint.effect
-    )])
-    error_message = "taints has the effects ${join(", ", [for taint in var.taints : "${taint.key}:${coalesce(taint.effect, "null")}"])}: each must be NoSchedule, PreferNoSchedule or NoExecute."
+    ), false)])
+    error_message = "taints has the effects ${join(", ", [for taint in var.taints : "${jsonencode(taint.key)}: ${jsonencode(taint.effect)}"])}: each must be NoSchedule, PreferNoSchedule or NoExecute."
   }
 
   validation {
     condition     = length(distinct(var.taints[*].key)) == length(var.taints)
-    error_message = "taints has a key twice: ${join(", ", var.taints[*].key)}. The cluster-autoscaler's tags hold one effect for a key."
+    error_message = "taints has a key twice: ${join(", ", [for taint in var.taints : jsonencode(taint.key)])}. The cluster-autoscaler's tags hold one effect for a key."
   }
 }
 
@@ -323,7 +328,7 @@ variable "register_with_startup_taint" {
 }
 
 variable "startup_taint_key" {
-  description = "Key of that taint. It must be what the playbooks' `vllm_k8s_node_taint` says: with another one the taint stays, and the node idle."
+  description = "Key of that taint, which `config terraform` tells the playbooks as `vllm_k8s_node_taint`. Nothing takes another one away: the nodes would stay idle."
   type        = string
   default     = "judge-bootstrap.io/model-not-ready"
   nullable    = false
@@ -355,7 +360,7 @@ variable "max_unavailable_percentage" {
     condition = var.max_unavailable_percentage == null ? true : (
       floor(var.max_unavailable_percentage) == var.max_unavailable_percentage && var.max_unavailable_percentage >= 1 && var.max_unavailable_percentage <= 100
     )
-    error_message = "max_unavailable_percentage is ${coalesce(var.max_unavailable_percentage, 0)}: it must be null, or a whole number from 1 to 100."
+    error_message = "max_unavailable_percentage is ${jsonencode(var.max_unavailable_percentage)}: it must be null, or a whole number from 1 to 100."
   }
 }
 
@@ -384,7 +389,7 @@ variable "kms_key_arn" {
 
   validation {
     condition     = var.kms_key_arn == null ? true : can(regex("^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/.+$", var.kms_key_arn))
-    error_message = "kms_key_arn is \"${coalesce(var.kms_key_arn, "null")}\": it must be null, or the ARN of a key, such as arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab."
+    error_message = "kms_key_arn is ${jsonencode(var.kms_key_arn)}: it must be null, or the ARN of a key, such as arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab."
   }
 }
 
@@ -397,8 +402,8 @@ variable "detailed_monitoring" {
 
 variable "tags" {
   description = <<-EOT
-    Further tags of everything that the module makes, instances, volumes and network interfaces included. `Environment`,
-    `Sandbox`, `role` and `ManagedBy` are the module's own: the inventory finds nodes by them.
+    Further tags of everything that the module makes, instances, volumes and network interfaces included (the provider's
+    `default_tags` do not reach those three). `Environment`, `Sandbox`, `role` and `ManagedBy` are the module's own.
   EOT
   type        = map(string)
   default     = {}
@@ -407,6 +412,16 @@ variable "tags" {
   validation {
     condition     = length(setintersection(keys(var.tags), ["Environment", "Sandbox", "role", "ManagedBy"])) == 0
     error_message = "tags sets ${join(", ", setintersection(keys(var.tags), ["Environment", "Sandbox", "role", "ManagedBy"]))}: these tags say what environment, sandbox and node_role_label say, and the inventory finds the nodes by them."
+  }
+
+  validation {
+    condition     = alltrue([for key, value in var.tags : can(regex("^[[:print:]]{1,128}$", key)) && !can(regex("(?i)^aws:", key)) && try(length(value) <= 256, false)])
+    error_message = "tags has ${jsonencode(var.tags)}: a key has 1 to 128 characters and does not begin with aws:, a value has at most 256."
+  }
+
+  validation {
+    condition     = length(var.tags) <= 40
+    error_message = "tags has ${length(var.tags)} tags: AWS allows 50, of which 10 are for the module, EKS and EC2 Auto Scaling."
   }
 }
 
@@ -501,8 +516,9 @@ variable "nvme_wait_seconds" {
 
 variable "node_config" {
   description = <<-EOT
-    Further parts of nodeadm's NodeConfig, as the YAML of its `spec` (`kubelet`, `containerd`, `instance`, `featureGates`). They are
-    merged with what the module writes and checked at plan time; `cluster` is EKS's own. Null for none. A change rolls every node.
+    A NodeConfig of your own for nodeadm, as YAML (`apiVersion`, `kind` and `spec`). It is merged with what the module writes and
+    checked at plan time. Refused in its `spec`: `cluster`, which is EKS's own, and what other variables set
+    (`instance.localStorage`, kubelet's taints). Null for none. A change rolls every node.
   EOT
   type        = string
   default     = null
@@ -521,12 +537,12 @@ variable "judge_node" {
 
   validation {
     condition     = var.judge_node == null ? true : can(regex("^(https|s3)://[!-~]+$", var.judge_node.url))
-    error_message = "judge_node.url is \"${try(coalesce(var.judge_node.url, "null"), "null")}\": it must be an https:// or s3:// address."
+    error_message = "judge_node.url is ${try(jsonencode(var.judge_node.url), "null")}: it must be an https:// or s3:// address."
   }
 
   validation {
     condition     = var.judge_node == null ? true : can(regex("^[0-9a-f]{64}$", var.judge_node.sha256))
-    error_message = "judge_node.sha256 is \"${try(coalesce(var.judge_node.sha256, "null"), "null")}\": it must be 64 lower-case hex digits, as sha256sum prints them."
+    error_message = "judge_node.sha256 is ${try(jsonencode(var.judge_node.sha256), "null")}: it must be 64 lower-case hex digits, as sha256sum prints them."
   }
 }
 
@@ -539,8 +555,8 @@ variable "judge_node_program" {
   default     = null
 
   validation {
-    condition     = var.judge_node_program == null ? true : fileexists(var.judge_node_program)
-    error_message = "judge_node_program is \"${coalesce(var.judge_node_program, "null")}\": there is no such file. `judge-node program --out FILE` writes it."
+    condition     = var.judge_node_program == null ? true : try(fileexists(var.judge_node_program), false)
+    error_message = "judge_node_program is ${jsonencode(var.judge_node_program)}: there is no such file. `judge-node program --out FILE` writes it."
   }
 }
 
