@@ -80,7 +80,10 @@ def start_decoys(account: Account, subnet: str, environment: str, cluster: str) 
     """Start instances that differ from ours in one tag each: no inventory may find them, no destroy end them."""
     ours = {"Environment": environment, "role": "ai-gpu", "eks:cluster-name": cluster}
     ec2 = account.client("ec2")
-    for other in ({"Environment": f"not-{environment}"}, {"role": "web"}, {"eks:cluster-name": "another"}):
+    base, sandbox = environment.partition("-")[0], {"Environment": f"{environment}-bob", "Sandbox": "bob"}
+    others = [sandbox, {"role": "web"}, {"eks:cluster-name": "another"}, *([{"Environment": base}]
+                                                                         if base != environment else [])]
+    for other in others:
         tags = [{"Key": key, "Value": value} for key, value in (ours | other).items()]
         ec2.run_instances(ImageId=_image(ec2), MinCount=1, MaxCount=1, SubnetId=subnet, InstanceType="g5.xlarge",
                           TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])
@@ -134,13 +137,18 @@ class Site:
     variables: dict[str, str]
 
     def environment(self, name: str, like: str = "prod", filters: Mapping[str, str] | None = None) -> Path:
-        """Make an environment like a packaged one, with the filters that Terraform put out."""
+        """Make an environment like a packaged one; with `filters`, one that leaves to Terraform what Terraform says."""
         folder = self.inventory / name
         shutil.copytree(CHECKOUT / "inventory" / like, folder)
         if filters:
             path = folder / "aws_ec2.yml"
             plugin = yaml.safe_load(path.read_text())
             path.write_text(yaml.safe_dump(plugin | {"filters": dict(filters)}, sort_keys=False))
+            path = folder / "group_vars" / "all.yml"
+            variables = yaml.safe_load(path.read_text())
+            # What group_vars say wins: these names would stay those of prod.
+            del variables["judge_environment"]["appconfig"], variables["judge_environment"]["region"]
+            path.write_text(yaml.safe_dump(variables))
         return folder
 
     def run(self, name: str, *words: str, text: str | None = None) -> tuple[int, dict[str, Any], str]:
