@@ -450,19 +450,23 @@ run "inventory_finds_exactly_these_nodes" {
   }
 }
 
+# Applied, on mocks: ids are only known afterwards.
 run "output_for_the_cli" {
-  command = plan
+  command = apply
 
-  override_resource {
-    target          = aws_launch_template.ai
-    override_during = plan
-    values          = { id = "lt-0aaaaaaaaaaaaaaaa", latest_version = 3 }
+  variables {
+    node_role_arn          = "arn:aws:iam::111122223333:role/judge-nodes"
+    create_operator_policy = false
   }
 
   override_resource {
-    target          = aws_eks_node_group.ai
-    override_during = plan
-    values          = { resources = [{ autoscaling_groups = [{ name = "eks-judge-prod-ai-1" }], remote_access_security_group_id = "" }] }
+    target = aws_launch_template.ai
+    values = { id = "lt-0aaaaaaaaaaaaaaaa", latest_version = 3 }
+  }
+
+  override_resource {
+    target = aws_eks_node_group.ai
+    values = { resources = [{ autoscaling_groups = [{ name = "eks-judge-prod-ai-1" }], remote_access_security_group_id = "" }] }
   }
 
   assert {
