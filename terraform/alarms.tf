@@ -76,7 +76,7 @@ resource "aws_cloudwatch_metric_alarm" "failed_nodes" {
   count = local.alarms_enabled && var.alarms.container_insights ? 1 : 0
 
   alarm_name        = "${local.name}-nodes-not-ready"
-  alarm_description = "For ${var.alarms.minutes} minutes a node of cluster ${var.cluster_name} has not been ready, or has reported a bad condition; any node group's. judge-bootstrap --env ${var.environment} explain. Needs Container Insights (EKS add-on amazon-cloudwatch-observability)."
+  alarm_description = "For ${var.alarms.minutes} minutes a node of cluster ${var.cluster_name} has not been ready, or has reported a bad condition; any node group's. judge-bootstrap --env ${local.inventory_environment} health. Needs Container Insights (EKS add-on amazon-cloudwatch-observability)."
   tags              = local.tags
 
   namespace           = "ContainerInsights"
