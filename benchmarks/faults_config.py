@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pytool"))
 
 from figures import Figure, report, small
 from invalid_documents import invalid_document, valid_document
-from judge_bootstrap.adapters import config
+from judge_bootstrap.adapters import config, places
 from judge_bootstrap.adapters.appconfig import AwsAppConfig
 from judge_bootstrap.adapters.state import state_dir
 from judge_bootstrap.core.environment import AppConfigRef, Environment
@@ -59,7 +59,7 @@ class Site:
         self.now = 1_000_000.0
 
     def environment(self, *, production: bool = False) -> Environment:
-        root = config.inventory_roots()[-1] / "staging"
+        root = places.inventory_roots()[-1] / "staging"
         ref = AppConfigRef(application="judge-bootstrap", environment="staging", profile="judge-inference")
         return Environment(name="r8", inventory_dir=root, production=production, region="us-east-1", appconfig=ref)
 
