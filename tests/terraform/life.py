@@ -147,7 +147,7 @@ class Site:
             path = folder / "group_vars" / "all.yml"
             variables = yaml.safe_load(path.read_text())
             # What group_vars say wins: these names would stay those of prod.
-            del variables["judge_environment"]["appconfig"], variables["judge_environment"]["region"]
+            del variables["judge_environment"]["appconfig"]
             path.write_text(yaml.safe_dump(variables))
         return folder
 
