@@ -16,6 +16,7 @@ from typing import Any
 
 from judge_lab.vm import EBS, INSTANCE_STORE, Disk, Machine
 
+from . import nodeadm
 from .node import MIB, PATH, Answer, Node, tell
 
 SMALL_BYTES = 320 * MIB  # read from end to end
@@ -72,28 +73,7 @@ def _raw(seed: int) -> list[Layout]:
     return layouts
 
 
-# As the EKS AMI's setup-local-disks does it (awslabs/amazon-eks-ami, templates/al2023/runtime/bin/setup-local-disks).
-_NODEADM = r"""
-mkdir -p /.aws /mnt/k8s-disks/0
-mdadm --create --force --verbose /dev/md/kubernetes --level=0 --name=kubernetes --raid-devices=2 $A $B 2>/dev/null
-wait_for '[ -e /dev/md/kubernetes ]'
-mdadm --detail --scan > /.aws/mdadm.conf
-mkfs.xfs -q -K -l su=8b /dev/md/kubernetes 2>/dev/null || fail mkfs
-uuid=$(blkid -s UUID -o value /dev/md/kubernetes)
-cat > '/etc/systemd/system/mnt-k8s\x2ddisks-0.mount' <<EOF
-[Unit]
-Description=Mount EC2 Instance Store NVMe disk RAID0
-[Mount]
-What=UUID=$uuid
-Where=/mnt/k8s-disks/0
-Type=xfs
-Options=defaults,noatime
-[Install]
-WantedBy=multi-user.target
-EOF
-systemctl daemon-reload && systemctl enable -q --now 'mnt-k8s\x2ddisks-0.mount' || fail unit
-dd if=/dev/urandom of=/mnt/k8s-disks/0/data bs=64k count=16 status=none
-"""
+_NODEADM = f"dir=/mnt/k8s-disks\n{nodeadm.ARRAY}dd if=/dev/urandom of=$dir/0/data bs=64k count=16 status=none\n"
 _NODEADM_TWO = """
 for n in 0 1; do
   disk=$A; [ $n = 1 ] && disk=$B
