@@ -110,7 +110,7 @@ test-faults: setup lab-packages vm-packages drill-packages ## Broken configurati
 	$(PYTEST) -q tests/faults
 	$(MAKE) --no-print-directory figures-check FIGURES="$(filter attacks faults-%,$(FIGURES))"
 test-terraform: setup vm-packages ## The Terraform module: its own tests, apply and destroy on stand-ins, first boot in a machine
-	$(PYTEST) -q tests/terraform
+	$(PYTEST) -q $(PARALLEL) tests/terraform
 test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role, and one for the whole site
 
 .PHONY: $(MOLECULE_SCENARIOS:%=molecule-%)
