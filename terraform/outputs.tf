@@ -1,7 +1,7 @@
 output "judge_bootstrap" {
   description = <<-EOT
     What `judge-bootstrap --env ENVIRONMENT config terraform` reads: where the nodes are, what the inventory filters on, and
-    values of the playbooks' variables by their own names. Keys are only ever added. Null when `enabled` is false.
+    values of the playbooks' variables by their own names. Another shape has another number in `schema`. Null when `enabled` is false.
   EOT
   value = local.enabled ? {
     schema       = 1
