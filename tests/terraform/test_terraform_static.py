@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from terraform.tool import CHECKOUT, Terraform
+from terraform.tool import Terraform, copy_tree
 
 MODULES = ("", "modules/user-data", "examples/minimal", "examples/complete")
 
 
 def test_every_file_has_the_canonical_form(terraform: Terraform) -> None:
-    # Not the copy: other tests write into it.
-    assert terraform.run(CHECKOUT / "terraform", "fmt", "-check", "-diff", "-recursive").must().stdout == ""
+    fresh = terraform.home / "fresh"  # other tests write into their copy
+    copy_tree(fresh)
+    assert terraform.run(fresh, "fmt", "-check", "-diff", "-recursive").must().stdout == ""
 
 
 @pytest.mark.parametrize("module", MODULES)
