@@ -50,8 +50,12 @@ class _Transport:
 
     def _options(self) -> dict[str, Any]:
         """Return the arguments of the SDK's client. What its environment says of OpenAI is for OpenAI alone."""
+        import platform
+
         import openai
 
+        # For a header of the SDK's, Python starts `uname -p`, once a process, with our whole environment: keys, too.
+        vars(platform.uname()).setdefault("processor", "")
         nothing: Any = openai.Omit()
         return {"base_url": f"{self._root_url}/v1", "api_key": self._api_key, "timeout": self._timeout_seconds,
                 "max_retries": 0, "default_headers": {

@@ -7,10 +7,13 @@ import gc
 import gzip
 import http.server
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from judge_client.bounds import MAX_ANSWER_BYTES
 from judge_client.transport import key_of
 
 KEY = "judge-key-0123456789"
+PYTOOL = Path(__file__).parents[3] / "pytool"
 
 
 def both(server_url: str, **options: Any) -> list[Verdict]:
@@ -131,6 +135,20 @@ def test_a_key_that_the_server_says_back_is_in_no_verdict(server: Server) -> Non
     for verdict in (*refused, *both(server.url)):
         assert "***" in (verdict.message or "")
         assert KEY not in repr(verdict)
+
+
+def test_no_program_is_started_that_would_see_the_key_in_its_environment(server: Server) -> None:
+    code = f"""if True:
+        import asyncio, sys, judge_client as j
+        sys.addaudithook(lambda event, found: event == "subprocess.Popen" and print(found[1]))
+        j.JudgeClient({server.url!r}, "judge", "EMPTY", max_retries=0).judge("q", "a")
+        async def ask():
+            async with j.AsyncJudgeClient({server.url!r}, "judge", "EMPTY", max_retries=0) as judge:
+                print((await judge.judge("q", "a")).status)
+        asyncio.run(ask())"""
+    found = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(PYTOOL)}, capture_output=True,
+                           text=True, check=True)
+    assert found.stdout.strip() == "scored"
 
 
 def test_a_redirect_is_not_followed_with_the_texts_that_are_judged(server: Server) -> None:
