@@ -42,7 +42,7 @@ locals {
   # Where nodes fetch judge-node.pyz: from an address of yours, or from the mirror, where mirror.tf puts the file.
   judge_node = var.judge_node_program == null ? var.judge_node : {
     url    = local.program_url
-    sha256 = filesha256(var.judge_node_program)
+    sha256 = local.program_sha256
   }
 
   autoscaling_group_names = flatten([

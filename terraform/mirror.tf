@@ -207,6 +207,7 @@ resource "aws_vpc_endpoint" "mirror" {
 
 locals {
   program_prefix = "judge-node"
+  program_sha256 = var.judge_node_program == null ? null : filesha256(var.judge_node_program)
   # Through the object, so that it is there before a node asks for it. Nodes fetch it with their role: aws s3 cp.
   program_url = length(aws_s3_object.program) == 0 ? null : (
     "s3://${aws_s3_object.program[0].bucket}/${aws_s3_object.program[0].key}"
@@ -218,7 +219,7 @@ resource "aws_s3_object" "program" {
 
   bucket = var.mirror.enabled ? aws_s3_bucket.mirror[0].bucket : local.mirror_bucket
   # Under its own hash: another program is another key, and so another launch template.
-  key    = "${local.program_prefix}/${filesha256(var.judge_node_program)}/judge-node.pyz"
+  key    = "${local.program_prefix}/${local.program_sha256}/judge-node.pyz"
   source = var.judge_node_program
   tags   = local.tags
 

@@ -49,17 +49,12 @@ locals {
     "k8s.amazonaws.com/accelerator" = length(local.gpu_names) == 1 ? "nvidia-${replace(local.gpu_names[0], "/[^a-z0-9]+/", "-")}" : "nvidia"
   }
 
-  effects = {
-    NoSchedule         = "NO_SCHEDULE"
-    NO_SCHEDULE        = "NO_SCHEDULE"
-    PreferNoSchedule   = "PREFER_NO_SCHEDULE"
-    PREFER_NO_SCHEDULE = "PREFER_NO_SCHEDULE"
-    NoExecute          = "NO_EXECUTE"
-    NO_EXECUTE         = "NO_EXECUTE"
-  }
-  kubernetes_effects = { NO_SCHEDULE = "NoSchedule", PREFER_NO_SCHEDULE = "PreferNoSchedule", NO_EXECUTE = "NoExecute" }
+  # By their names in Kubernetes; var.taints takes either spelling.
+  eks_effects = { NoSchedule = "NO_SCHEDULE", PreferNoSchedule = "PREFER_NO_SCHEDULE", NoExecute = "NO_EXECUTE" }
 
-  taints = [for taint in var.taints : merge(taint, { effect = local.kubernetes_effects[local.effects[taint.effect]] })]
+  taints = [for taint in var.taints : merge(taint, {
+    effect = one([for name, eks_name in local.eks_effects : name if contains([name, eks_name], taint.effect)])
+  })]
 
   # EKS puts a node group's taints on a node some time after it has joined, when pods may run there already; so kubelet
   # registers with all of them. The startup taint is kubelet's alone: EKS would put it back after it was taken away.
@@ -107,7 +102,7 @@ resource "aws_eks_node_group" "ai" {
     content {
       key    = taint.value.key
       value  = taint.value.value
-      effect = local.effects[taint.value.effect]
+      effect = local.eks_effects[taint.value.effect]
     }
   }
 

@@ -8,22 +8,6 @@ variables {
   subnet_ids   = ["subnet-0aaaaaaaaaaaaaaaa", "subnet-0bbbbbbbbbbbbbbbb"]
 }
 
-# What a mock would invent, the provider refuses elsewhere: ids have forms.
-override_resource {
-  target = aws_launch_template.ai
-  values = { id = "lt-0a1b2c3d" }
-}
-
-override_resource {
-  target = aws_eks_node_group.ai
-  values = { resources = [{ autoscaling_groups = [{ name = "eks-judge-prod-ai-1" }], remote_access_security_group_id = "" }] }
-}
-
-override_resource {
-  target = aws_iam_role.node
-  values = { arn = "arn:aws:iam::111122223333:role/judge-prod-ai-1" }
-}
-
 run "by_default_there_are_no_alarms" {
   command = plan
 
@@ -39,7 +23,6 @@ run "three_alarms_tell_the_topic" {
   variables {
     alarms = { enabled = true, sns_topic_arns = ["arn:aws:sns:us-east-1:111122223333:on-call"], minutes = 20 }
   }
-
 
   assert {
     condition = alltrue([for alarm in [aws_cloudwatch_metric_alarm.missing_nodes[0], aws_cloudwatch_metric_alarm.status_check[0], aws_cloudwatch_metric_alarm.failed_nodes[0]] : (

@@ -8,42 +8,6 @@ variables {
   subnet_ids   = ["subnet-0aaaaaaaaaaaaaaaa", "subnet-0bbbbbbbbbbbbbbbb"]
 }
 
-# What a mock would invent, the provider refuses elsewhere: ids have forms.
-override_resource {
-  target = aws_launch_template.ai
-  values = { id = "lt-0a1b2c3d" }
-}
-
-override_resource {
-  target = aws_eks_node_group.ai
-  values = { resources = [{ autoscaling_groups = [{ name = "eks-judge-prod-ai-1" }], remote_access_security_group_id = "" }] }
-}
-
-override_resource {
-  target = aws_iam_role.node
-  values = { arn = "arn:aws:iam::111122223333:role/judge-prod-ai-1" }
-}
-
-override_resource {
-  target = aws_appconfig_application.this
-  values = { id = "app1234" }
-}
-
-override_resource {
-  target = aws_appconfig_environment.this
-  values = { environment_id = "env1234" }
-}
-
-override_resource {
-  target = aws_appconfig_configuration_profile.this
-  values = { configuration_profile_id = "pro1234" }
-}
-
-override_resource {
-  target = aws_appconfig_deployment_strategy.at_once
-  values = { id = "str1234" }
-}
-
 run "by_default_there_is_no_appconfig" {
   command = plan
 

@@ -464,11 +464,6 @@ run "output_for_the_cli" {
     values = { id = "lt-0aaaaaaaaaaaaaaaa", latest_version = 3 }
   }
 
-  override_resource {
-    target = aws_eks_node_group.ai
-    values = { resources = [{ autoscaling_groups = [{ name = "eks-judge-prod-ai-1" }], remote_access_security_group_id = "" }] }
-  }
-
   assert {
     condition     = output.judge_bootstrap.schema == 1 && output.judge_bootstrap.region == "us-east-1" && output.judge_bootstrap.environment == "prod" && output.judge_bootstrap.cluster_name == "judge-prod"
     error_message = "the output does not say where the nodes are"

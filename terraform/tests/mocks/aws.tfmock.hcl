@@ -39,3 +39,32 @@ mock_data "aws_caller_identity" {
 mock_data "aws_iam_policy_document" {
   defaults = { json = "{\"Version\":\"2012-10-17\",\"Statement\":[]}" }
 }
+
+# What a mock would invent of these, the provider refuses elsewhere: ids and ARNs have forms.
+mock_resource "aws_launch_template" {
+  defaults = { id = "lt-0a1b2c3d" }
+}
+
+mock_resource "aws_eks_node_group" {
+  defaults = { resources = [{ autoscaling_groups = [{ name = "eks-judge-prod-ai-1" }], remote_access_security_group_id = "" }] }
+}
+
+mock_resource "aws_iam_role" {
+  defaults = { arn = "arn:aws:iam::111122223333:role/judge-prod-ai-1" }
+}
+
+mock_resource "aws_appconfig_application" {
+  defaults = { id = "app1234" }
+}
+
+mock_resource "aws_appconfig_environment" {
+  defaults = { environment_id = "env1234" }
+}
+
+mock_resource "aws_appconfig_configuration_profile" {
+  defaults = { configuration_profile_id = "pro1234" }
+}
+
+mock_resource "aws_appconfig_deployment_strategy" {
+  defaults = { id = "str1234" }
+}
