@@ -9,28 +9,13 @@ nvme_mount_path. judge-bootstrap checks that itself, as it checks everything aga
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from generated import ROOT, write_or_check
+
 DOCUMENT = ROOT / "terraform" / "appconfig.schema.json"
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(arguments).check
-    text = json.dumps(schema(), indent=2) + "\n"
-    if not check:
-        DOCUMENT.write_text(text, encoding="utf-8")
-        return 0
-    if DOCUMENT.is_file() and DOCUMENT.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write(f"{DOCUMENT.relative_to(ROOT)} is not fresh. Next: python scripts/appconfig_schema.py\n")
-    return 1
 
 
 def schema() -> dict[str, Any]:
@@ -65,4 +50,4 @@ def of_field(field: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(__doc__, {DOCUMENT: json.dumps(schema(), indent=2) + "\n"}))

@@ -6,17 +6,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
+from generated import ROOT, write_or_check
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "pytool"))
 
-from judge_bootstrap.cli.main import cli  # noqa: E402
+from judge_bootstrap.cli.main import cli
 
 DOCUMENT = ROOT / "docs" / "cli.md"
 WIDTH = 110
@@ -93,21 +91,5 @@ def sections(command: click.Command, path: list[str]) -> Iterator[str]:
             yield from sections(inner, [*path, name])
 
 
-def main() -> int:
-    """Write the document, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true")
-    wanted = INTRODUCTION + "\n" + "\n".join(sections(cli, ["judge-bootstrap"]))
-    if not parser.parse_args().check:
-        DOCUMENT.write_text(wanted, encoding="utf-8")
-        return 0
-    found = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
-    if found != wanted:
-        name = DOCUMENT.relative_to(ROOT)
-        sys.stderr.write(f"{name} is not what the commands say. Next: python scripts/cli_doc.py\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(__doc__, {DOCUMENT: INTRODUCTION + "\n" + "\n".join(sections(cli, ["judge-bootstrap"]))}))

@@ -9,15 +9,14 @@ between the two owners becomes a condition, line by line.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from generated import ROOT, write_or_check
+
 sys.path.insert(0, str(ROOT / "pytool"))
 
-from judge_node.disks.facts import Wanted  # noqa: E402
-from judge_node.disks.user_data import first_boot  # noqa: E402
+from judge_node.disks.facts import Wanted
+from judge_node.disks.user_data import first_boot
 
 TEMPLATE = ROOT / "terraform" / "modules" / "user-data" / "templates" / "first-boot.sh.tftpl"
 # Any number that nothing else in the script is or begins with.
@@ -64,21 +63,5 @@ def template() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    """Write the template, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true")
-    if not parser.parse_args().check:
-        TEMPLATE.parent.mkdir(parents=True, exist_ok=True)
-        TEMPLATE.write_text(template(), encoding="ascii")
-        return 0
-    found = TEMPLATE.read_text(encoding="utf-8") if TEMPLATE.exists() else ""
-    if found != template():
-        name = TEMPLATE.relative_to(ROOT)
-        sys.stderr.write(f"{name} is not what judge-node says. Next: python scripts/first_boot_template.py\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(__doc__, {TEMPLATE: template()}))

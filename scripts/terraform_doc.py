@@ -8,7 +8,6 @@ The tables stand between two marks, and what people wrote around them stays. No 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import hcl2
+from generated import ROOT, write_or_check
 
-ROOT = Path(__file__).resolve().parents[1]
 MODULES = ROOT / "terraform"
 BEGIN = "<!-- Written by scripts/terraform_doc.py from the .tf files: change those, then `make docs`. -->"
 END = "<!-- End of what scripts/terraform_doc.py writes. -->"
@@ -27,29 +26,18 @@ _BETWEEN = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
 _HEREDOC = re.compile(r"<<-?(\w+)\n(.*)\n\s*\1", re.DOTALL)
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(arguments).check
-    code = 0
+def readmes() -> dict[Path, str]:
+    """Return what each module's README must hold. Raises SystemExit where one has no place for the tables."""
+    wanted = {}
     for folder in module_folders():
         readme = folder / "README.md"
-        name = readme.relative_to(ROOT)
         found = readme.read_text(encoding="utf-8") if readme.is_file() else ""
         if not _BETWEEN.search(found):
-            sys.stderr.write(f"{name} has no place for the tables: wanted the two lines\n{BEGIN}\n{END}\n")
-            code = 1
-            continue
+            name = readme.relative_to(ROOT)
+            raise SystemExit(f"{name} has no place for the tables: wanted the two lines\n{BEGIN}\n{END}")
         tables = "\n".join([BEGIN, *module_tables(folder), "", END])
-        wanted = _BETWEEN.sub(lambda _, text=tables: text, found, count=1)
-        if wanted == found:
-            continue
-        if check:
-            sys.stderr.write(f"{name} is not fresh. Next: python scripts/terraform_doc.py\n")
-            code = 1
-        else:
-            readme.write_text(wanted, encoding="utf-8")
-    return code
+        wanted[readme] = _BETWEEN.sub(lambda _, text=tables: text, found, count=1)
+    return wanted
 
 
 def module_folders() -> list[Path]:
@@ -145,4 +133,4 @@ def code(value: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(__doc__, readmes()))

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from generated import ROOT, write_or_check
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "variables.md"
 INTRODUCTION = """\
 # Settings and variables
@@ -68,20 +67,6 @@ ROLE_VARIABLES = """
 
 All of them may be set in group_vars and with `-e`. Those that are settings are left out here.
 """
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(arguments).check
-    text = render()
-    if not check:
-        DOCUMENT.write_text(text, encoding="utf-8")
-        return 0
-    if DOCUMENT.is_file() and DOCUMENT.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write(f"{DOCUMENT.relative_to(ROOT)} is not fresh. Next: python scripts/variables_doc.py\n")
-    return 1
 
 
 def render() -> str:
@@ -145,4 +130,4 @@ def options(role: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(__doc__, {DOCUMENT: render()}))
