@@ -6,10 +6,10 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Any
 
 from judge_bootstrap.adapters.objects import is_custom
+from judge_bootstrap.core.problems import nearest
 
 # The API server takes numbers for these, though the models call them strings.
 _QUANTITIES = frozenset({"capacity", "limits", "requests", "sizeLimit"})
@@ -65,8 +65,7 @@ def _of_model(value: Mapping[str, Any], model: Any, path: str) -> list[str]:
     found = []
     for key, content in value.items():
         if key not in fields:
-            close = get_close_matches(str(key), fields, n=1)
-            found.append(f"unknown field {path}{key}" + (f"; did you mean {close[0]}?" if close else ""))
+            found.append(f"unknown field {path}{key}{nearest(str(key), fields)}")
         elif content is not None:  # the API server takes null for absent
             wanted = "object" if key in _QUANTITIES else model.openapi_types[fields[key]]
             found += _of_type(content, wanted, f"{path}{key}")

@@ -24,7 +24,7 @@ def fleet(app: AppContext, verb: str, options: Mapping[str, Any], given: Mapping
     """
     from judge_bootstrap.cli import output
     from judge_bootstrap.cli.run import perform
-    from judge_bootstrap.core.result import one_line
+    from judge_bootstrap.core.result import first_line
 
     own = {name: value for name, value in (given or {}).items() if value not in (None, False)}
     check = bool(options.get("check"))
@@ -54,7 +54,7 @@ def fleet(app: AppContext, verb: str, options: Mapping[str, Any], given: Mapping
         for line in roll_lines(result.roll):
             app.say(line)
     # What a node says in many lines is in the table above, or in its own log.
-    hosts = {name: replace(host, message=one_line(host.message)) for name, host in result.hosts.items()}
+    hosts = {name: replace(host, message=first_line(host.message)) for name, host in result.hosts.items()}
     output.recap(app, replace(result, hosts=hosts, playbooks=(f"models {verb}",)), steps)
     return int(result.exit_code)
 

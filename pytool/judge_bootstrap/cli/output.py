@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from judge_bootstrap.core.redact import redactor
-from judge_bootstrap.core.result import Change, HostOutcome, RunResult, answers, diff_text, failure_text, one_line
+from judge_bootstrap.core.result import Change, HostOutcome, RunResult, answers, diff_text, failure_text, first_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -190,11 +190,11 @@ def event_text(event: Event) -> str:
         judge = answer.get("judge")
         if isinstance(judge, dict) and judge.get("message"):
             reason = f"{judge['reason']}: " if judge.get("reason") else ""
-            return reason + one_line(judge["message"])
+            return reason + first_line(judge["message"])
     if event.kind != "runner_on_ok":
         return failure_text(event.result)
     said = event.result.get("msg")
-    return one_line(said) if isinstance(said, str) else ""
+    return first_line(said) if isinstance(said, str) else ""
 
 
 def show_diff(app: AppContext, event: Event) -> None:
@@ -250,7 +250,7 @@ def _verdict_text(verdict: Mapping[str, Any]) -> str:
     """Return the judged answer of `verify` in one line: overall, each criterion, and which model said so."""
     scores = verdict.get("categories") or {}
     each = ", ".join(f"{name} {score}" for name, score in scores.items() if name != "overall")
-    said = redactor().clean(one_line(verdict.get("reasoning")))
+    said = redactor().clean(first_line(verdict.get("reasoning")))
     return f"Judged one answer: overall {verdict.get('score')} of 10 ({each}), by {verdict.get('model')}: {said}"
 
 

@@ -228,7 +228,7 @@ def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bo
 
     `beyond`: hosts where an interrupted run could not stop its sync.
     """
-    from judge_bootstrap.core.result import INTERRUPTED, RunResult, one_line
+    from judge_bootstrap.core.result import INTERRUPTED, RunResult, first_line
 
     collector.interrupted = ended.interrupted
     hosts = collector.outcomes()
@@ -241,8 +241,8 @@ def conclude(collector: Any, ended: Any, *, command: str, run_id: str, check: bo
         hint = "run the same command again: it does only what is left"
     elif ended.rc != 0 and not collector.counts:
         # Ansible never got to its recap: a playbook or an inventory that it cannot read.
-        complaint = next((one_line(text) for text in ended.complaints if "error" in text.lower()),
-                         one_line(ended.complaints[-1]) if ended.complaints else "no reason was given")
+        complaint = next((first_line(text) for text in ended.complaints if "error" in text.lower()),
+                         first_line(ended.complaints[-1]) if ended.complaints else "no reason was given")
         message = f"ansible-playbook ended with {ended.rc} before any host reported: {complaint}"
         hint = "the same command with -vv shows all that Ansible said"
     elif ended.rc != 0 and all(host.ok for host in hosts.values()):

@@ -165,7 +165,7 @@ class Collector:
             if isinstance(answer.get("roll"), Mapping):
                 self.roll = answer["roll"]
         if event.kind == "runner_on_unreachable":
-            host.unreachable = one_line(event.result.get("msg")) or "no answer over ssh"
+            host.unreachable = first_line(event.result.get("msg")) or "no answer over ssh"
             host.role = event.role
         elif event.kind == "runner_on_failed" and not event.ignored:
             host.failure, host.role = event, event.role
@@ -276,7 +276,7 @@ def answers(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [result]
 
 
-def one_line(value: Any) -> str:
+def first_line(value: Any) -> str:
     """Return the first line with anything in it, at most 300 characters."""
     for line in str(value or "").splitlines():
         if line.strip():
@@ -288,8 +288,8 @@ def failure_text(result: Mapping[str, Any]) -> str:
     """Return what a failed module said, in one line; a censored result says that it is censored."""
     if "censored" in result:
         return "failed; its output is hidden because it may hold secrets (no_log)"
-    said = one_line(result.get("msg"))
-    errors = one_line(result.get("stderr") or result.get("module_stderr"))
+    said = first_line(result.get("msg"))
+    errors = first_line(result.get("stderr") or result.get("module_stderr"))
     # "non-zero return code" and "MODULE FAILURE" say nothing without what the program wrote.
     says_nothing = not said or said.lower().startswith(("non-zero", "module failure"))
     return f"{said}: {errors}".removeprefix(": ") if errors and says_nothing else said
