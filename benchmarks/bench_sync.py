@@ -35,8 +35,7 @@ from sync_model import REPO_ID, SHARDS, blobs, make_model, manifest_of, warm, wr
 from sync_server import Server, serving
 
 SHARD_BYTES = (400_000_000, 190_000_000) if small() else (2_500_000_000, 1_000_000_000)
-COLD_RUNS = 5
-MOST_COLD_RUNS = 15
+COLD_RUNS, MOST_COLD_RUNS = 5, 25
 KILLED_RUNS = 3
 NO_OP_RUNS = 11 if small() else 21
 _READS = ("read", "readv", "pread64", "preadv", "preadv2", "sendfile", "splice", "copy_file_range", "mmap")

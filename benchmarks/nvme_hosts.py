@@ -110,7 +110,7 @@ def detach(device: str, image: Path) -> None:
 
     Only as long as the device is the image's: once free, it may be given to somebody else's file at any moment.
     """
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     backing = Path(f"/sys/block/{Path(device).name}/loop/backing_file")
     while time.monotonic() < deadline:
         try:
@@ -196,7 +196,7 @@ class Hosts:
         for host in self.hosts:
             wait_until_free(host.device)
             host.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not all(host.answers() for host in self.hosts):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"not every sshd answers; see {self.folder}/*/log")
@@ -205,7 +205,7 @@ class Hosts:
 
 def wait_until_free(device: str) -> None:
     """Wait until nothing holds the device: a mount goes a moment after the last process of its namespace."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
