@@ -117,12 +117,12 @@ class Builder:
             vm_node.wait_ready(self.layout, node)
             return
         log = f"tail {self.layout.node(node.name)}/fs/var/log/*.log"
-        kube.wait_until(f"{node.name} accepts ssh", lambda: kube.listens(node.address, 22), seconds=30, hint=log)
+        kube.wait_until(f"{node.name} accepts ssh", lambda: kube.listens(node.address, 22), seconds=180, hint=log)
         if not self.binaries:
             return
         api = kube.Api(self.layout)
         kube.wait_until(
-            f"{node.name} is Ready with its GPU", lambda: api.node_ready(node.name, node.booted), seconds=90, hint=log
+            f"{node.name} is Ready with its GPU", lambda: api.node_ready(node.name, node.booted), seconds=600, hint=log
         )
 
     def _seed(self) -> None:
@@ -165,7 +165,7 @@ class Builder:
         self.state.save()
         return True
 
-    def _wait(self, name: str, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def _wait(self, name: str, condition: Callable[[], bool], seconds: float = 300) -> None:
         """Wait for a part of ours; its death ends the waiting at once."""
         log = self.layout.logs / f"{name}.log"
 

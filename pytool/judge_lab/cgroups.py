@@ -47,7 +47,7 @@ def found() -> list[Path]:
     return sorted(folder for folder in [_MOUNT / CGROUP, *_MOUNT.glob(f"*/{CGROUP}")] if folder.is_dir())
 
 
-def remove(seconds: float = 10) -> None:
+def remove(seconds: float = 120) -> None:
     """Remove them, deepest first. A cgroup is busy for a moment after its last process has ended.
 
     Raises LabError if one still is after `seconds`.

@@ -35,7 +35,7 @@ def detach(image: Path) -> None:
     for device in _of(image):
         run("losetup", "--detach", device)
     # A device that is still mounted goes with its last mount, which may end a moment after the node.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while left := _of(image):
         if time.monotonic() > deadline:
             raise LabError(f"{', '.join(left)} of {image} is still in use", hint=f"losetup --detach {left[0]}")

@@ -131,7 +131,7 @@ class Api:
             data=json.dumps(body).encode() if body is not None else None,
         )
         try:
-            with self._opener.open(request, timeout=10) as answer:
+            with self._opener.open(request, timeout=30) as answer:
                 content = answer.read()
         except urllib.error.HTTPError as err:
             err.close()  # it holds the connection, and callers only look at its code

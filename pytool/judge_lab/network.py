@@ -105,11 +105,11 @@ def disconnect(name: str) -> None:
     if namespace(name) in namespaces():
         run("ip", "netns", "del", namespace(name))
     run("ip", "link", "del", cable(name), check=False)  # it dies with the namespace, but sometimes a moment later
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while any(link["ifname"] == cable(name) for link in _links()):
         if time.monotonic() > deadline:
             raise LabError(
-                f"link {cable(name)} is still there 10 s after its deletion", hint=f"ip link del {cable(name)}"
+                f"link {cable(name)} is still there 120 s after its deletion", hint=f"ip link del {cable(name)}"
             )
         time.sleep(0.05)
 

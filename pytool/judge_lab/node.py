@@ -141,7 +141,7 @@ def import_images(layout: Layout, node: NodeState, wanted: list[Image]) -> None:
     kube.wait_until(
         f"containerd of {node.name} answers",
         lambda: _ctr(node, "version").returncode == 0,
-        seconds=60,
+        seconds=300,
         hint=wait_for_log,
     )
     # An image that was built anew has the old one's name: what was imported is noted beside the node's own files.
@@ -173,7 +173,7 @@ def enter(node: NodeState) -> list[str]:
 
 def first_process(node: NodeState) -> int:
     """Return the host's pid of the node's first process; raises LabError if the node does not run."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while node.process is not None and node.process.alive():
         pid = node.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -50,7 +50,7 @@ def run(
     *argv: str | Path,
     stdin: bytes | None = None,
     check: bool = True,
-    timeout_seconds: float = 120,
+    timeout_seconds: float = 600,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return it with its output as text.
 
@@ -147,7 +147,7 @@ def command(process: Process) -> str:
     return "?"
 
 
-def end(processes: Iterable[Process], *, grace_seconds: float = 0, wait_seconds: float = 15) -> None:
+def end(processes: Iterable[Process], *, grace_seconds: float = 0, wait_seconds: float = 120) -> None:
     """End processes: TERM first where there is a grace, then KILL, and wait until they are gone.
 
     Raises LabError, naming them, if some are still there after `wait_seconds`.

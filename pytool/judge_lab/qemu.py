@@ -69,7 +69,7 @@ def control(folder: Path) -> Iterator[Control]:
     directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(30)
+            connection.settimeout(120)
             # The address of a socket has 107 bytes at most, and a test's directory may be longer than that.
             connection.connect(f"/proc/self/fd/{directory}/{SOCKET}")
             opened = Control(connection)

@@ -41,7 +41,7 @@ INSTANCE_STORE = "Amazon EC2 NVMe Instance Storage"
 EBS = "Amazon Elastic Block Store"
 GIB = 1024**3
 HOST_SEEN_FROM_INSIDE = "10.0.2.2"  # in QEMU's own network, whose one guest is 10.0.2.15
-BOOT_SECONDS = 240  # ten times what an idle machine takes
+BOOT_SECONDS = 600  # a busy machine takes ten times as long as an idle one
 
 _DIGEST_BLOCK_BYTES = 64 * 1024
 _HEX = "0123456789ABCDEF"
@@ -182,10 +182,10 @@ class Machine:
         self._plugged += 1
         self.disks = [*self.disks, disk]
         self._save()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + BOOT_SECONDS
         while disk.serial not in self.kernel_names():
             if time.monotonic() > deadline:
-                raise LabError(f"{self.name} did not see {disk.serial} 60 s after it was plugged in")
+                raise LabError(f"{self.name} did not see {disk.serial} {BOOT_SECONDS} s after it was plugged in")
             time.sleep(0.3)
 
     # --- power ---------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Machine:
     def reboot(self, seconds: float = BOOT_SECONDS) -> None:
         """Reboot the guest and wait until its next boot answers by ssh."""
         before = self.boot_id()
-        self.run("systemctl reboot", check=False, timeout=30)
+        self.run("systemctl reboot", check=False)
         self.wait_ssh(seconds, not_boot=before)
 
     def remove(self) -> None:
@@ -275,7 +275,7 @@ class Machine:
         while True:
             if self._greets():
                 with contextlib.suppress(LabError):
-                    found = self.boot_id()
+                    found = self.boot_id(timeout=30)  # by then it may be on its way down
                     if found and found != not_boot:
                         return found
                 self._hang_up()
@@ -291,7 +291,7 @@ class Machine:
         self,
         command: str | Sequence[str],
         *,
-        timeout: float = 120,
+        timeout: float = 600,
         check: bool = True,
         stdin: bytes | None = None,
     ) -> subprocess.CompletedProcess[str]:
@@ -321,14 +321,14 @@ class Machine:
 
     def get(self, path: str) -> bytes:
         """Return the content of a file in the guest; raises LabError if it cannot be read."""
-        done = self._ssh(f"cat {shlex.quote(path)}", 120, None)
+        done = self._ssh(f"cat {shlex.quote(path)}", 600, None)
         if done.returncode != 0:
             raise LabError(f"on {self.name}: {done.stderr.decode(errors='replace').strip()[-300:]}")
         return done.stdout
 
-    def boot_id(self) -> str:
+    def boot_id(self, timeout: float = 600) -> str:
         """Return what tells this boot of the guest from the one before."""
-        return self.run("cat /proc/sys/kernel/random/boot_id", timeout=30).stdout.strip()
+        return self.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout).stdout.strip()
 
     def kernel_names(self) -> dict[str, str]:
         """Return {serial: /dev/nvmeXn1} as the guest numbers them at this boot."""
@@ -397,7 +397,7 @@ class Machine:
     def _begin(self) -> None:
         """Wait until QEMU is there, give its disks their names, and let the guest run."""
         assert self.process is not None
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 with qemu.control(self.folder) as control:
@@ -413,7 +413,7 @@ class Machine:
                         f"QEMU did not start {self.name}: {self._last_words()}", hint=self._look_at()
                     ) from None
                 if time.monotonic() > deadline:
-                    raise LabError(f"QEMU of {self.name} did not answer in 30 s", hint=self._look_at()) from None
+                    raise LabError(f"QEMU of {self.name} did not answer in 120 s", hint=self._look_at()) from None
                 time.sleep(0.05)
 
     def _command(self, image: vm_image.Image) -> list[str]:
