@@ -55,7 +55,7 @@ class Node:
     def __call__(self, verb: str, *more: str) -> tuple[int, dict[str, Any]]:
         """Run one command; return its exit code and answer."""
         done = subprocess.run(
-            self.command(verb, *more), capture_output=True, text=True, timeout=60, env=self.environment()
+            self.command(verb, *more), capture_output=True, text=True, timeout=300, env=self.environment()
         )
         assert done.stdout.count("\n") == 1, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -103,7 +103,7 @@ def alive(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def wait_until(done: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(done: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -137,7 +137,12 @@ def test_check_mode_says_what_would_be_fetched_and_starts_no_process(node: Node)
 
 def test_a_sync_that_goes_on_is_told_with_its_progress(node: Node) -> None:
     pid = node.start()
-    wait_until(lambda: node("follow", "--wait", "0")[1]["facts"]["progress"] is not None)
+
+    def all_that_is_sent_is_here() -> bool:
+        progress = node("follow", "--wait", "0")[1]["facts"]["progress"]
+        return progress is not None and progress["bytes_done"] >= HANG.at
+
+    wait_until(all_that_is_sent_is_here)
     code, answer = node("follow", "--wait", "0")
     assert (code, answer["ok"], answer["state"], answer["changed"]) == (0, True, "running", False)
     assert answer["facts"]["progress"]["bytes"] == sum(map(len, FILES.values()))
@@ -223,7 +228,7 @@ def test_stop_ends_the_sync_and_keeps_what_it_fetched(node: Node) -> None:
 def test_stop_without_a_manifest_ends_every_sync_of_the_store(node: Node) -> None:
     pid = node.start()
     command = [word for word in node.command("stop") if word != str(node.manifest)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=node.environment())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=node.environment())
     assert json.loads(done.stdout)["facts"]["stopped"][0]["pid"] == pid
     assert not alive(pid)
 
@@ -289,7 +294,7 @@ def test_two_starts_at_once_are_one_sync(node: Node) -> None:
         subprocess.Popen(node.command("start", "--wait", "0"), stdout=subprocess.PIPE, env=node.environment())
         for _ in range(2)
     ]
-    pids = {json.loads(process.communicate(timeout=60)[0])["facts"]["pid"] for process in both}
+    pids = {json.loads(process.communicate(timeout=300)[0])["facts"]["pid"] for process in both}
     assert len(pids) == 1
 
 

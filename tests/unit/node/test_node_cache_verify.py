@@ -363,7 +363,7 @@ def test_rate_is_held(tmp_path: Path) -> None:
     path.write_bytes(data)
     started = time.monotonic()
     blob_agrees(path, file_of("x.safetensors", data), Throttle(24 << 20))
-    assert 0.45 < time.monotonic() - started < 3
+    assert 0.45 < time.monotonic() - started < 30
 
 
 def test_rate_holds_over_all_files_together(store: Store) -> None:

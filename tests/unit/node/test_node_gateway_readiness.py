@@ -74,7 +74,7 @@ def test_it_becomes_ready_by_itself_with_the_first_request_of_any_kind(tmp_path:
 
 
 def test_it_is_not_ready_while_the_golden_answers_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = FakeServer(verdicts=[0.2])
+    server = FakeServer(verdicts=[60.0])
 
     async def run() -> Any:
         gateway = make(server, tmp_path, monkeypatch, golden=golden(item("a"), item("b")))

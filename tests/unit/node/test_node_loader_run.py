@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,23 @@ def steps(loader: Loader, most: int = 10) -> None:
     raise AssertionError(f"still busy after {most} steps")
 
 
-def until(holds: Any, loader: Loader, seconds: float = 20) -> None:
+@contextlib.contextmanager
+def as_soon_as(holds: Callable[[], bool], then: Callable[[], object]) -> Iterator[None]:
+    """Do something beside the block when something holds; after a minute without it, anyway."""
+
+    def watch() -> None:
+        give_up = time.monotonic() + 60
+        while not holds() and time.monotonic() < give_up:
+            time.sleep(0.01)
+        then()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+def until(holds: Any, loader: Loader, seconds: float = 60) -> None:
     give_up = time.monotonic() + seconds
     loader.step()
     while not holds():
@@ -172,8 +189,12 @@ def test_progress_is_said_with_a_percentage(bench: Bench, monkeypatch: pytest.Mo
     monkeypatch.setattr("judge_node.cache.fetch._TICK_SECONDS", 0.02)
     bench.hub.faults[SHARD] = [Fault(body="drip", at=200_000)]
     loader = bench.loader(progress_seconds=0.0)
-    threading.Timer(0.5, bench.hub.go_on.set).start()
-    steps(loader)
+
+    def is_on_its_way() -> bool:
+        return any(0 < (report.percent or 0) < 100 for report in bench.notes.reports)
+
+    with as_soon_as(is_on_its_way, bench.hub.go_on.set):
+        steps(loader)
     percents = [report.percent for report in bench.notes.reports if report.state == "syncing"]
     assert percents == sorted(percents)
     assert any(0 < percent < 100 for percent in percents)
@@ -261,8 +282,8 @@ def test_a_fetch_is_left_when_another_model_is_wanted_meanwhile(
     monkeypatch.setattr("judge_node.cache.fetch._TICK_SECONDS", 0.02)
     bench.hub.faults[SHARD] = [Fault(body="hang", at=100_000)]
     small = manifest(B, {"config.json": b"{}"})
-    threading.Timer(0.3, lambda: bench.want(wanted=small)).start()
-    steps(bench.loader())
+    with as_soon_as(lambda: bench.hub.sent_bytes(SHARD) >= 100_000, lambda: bench.want(wanted=small)):
+        steps(bench.loader())
     assert (bench.notes.last.wanted, bench.notes.last.ready) == (B, {B})
     assert any("stopped, because another model is wanted now" in line for line in bench.lines)
 

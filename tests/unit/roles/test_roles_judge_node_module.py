@@ -46,10 +46,10 @@ ECHO = program("""
 SLEEPER = program("""
     import os, subprocess, sys, time
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.DEVNULL)
-    with open(sys.argv[1] + ".new", "w") as file:
-        file.write(f"{os.getpid()} {child.pid}")
-    os.rename(sys.argv[1] + ".new", sys.argv[1])
     try:
+        with open(sys.argv[1] + ".new", "w") as file:
+            file.write(f"{os.getpid()} {child.pid}")
+        os.rename(sys.argv[1] + ".new", sys.argv[1])
         time.sleep(60)
     finally:
         child.kill()
@@ -95,7 +95,7 @@ class Place:
     def run(self, bundle: bytes, *arguments: str, cwd: Path | None = None, **call: Any) -> dict[str, Any]:
         """Run the module to its end and return what it says."""
         done = subprocess.run([sys.executable, "-"], input=self.source(bundle, list(arguments), **call), cwd=cwd,
-                              capture_output=True, check=False, timeout=60)
+                              capture_output=True, check=False, timeout=300)
         assert not done.stderr, done.stderr.decode()
         told: dict[str, Any] = json.loads(done.stdout)
         return told
@@ -339,7 +339,9 @@ def test_a_program_that_holds_signals_back_gets_them_when_it_lets_them_in(place:
         import os, signal, sys, time
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         open(sys.argv[1], "w").write(str(os.getpid()))
-        time.sleep(1)
+        give_up = time.monotonic() + 60
+        while signal.SIGTERM not in signal.sigpending() and time.monotonic() < give_up:
+            time.sleep(0.01)
         open(sys.argv[1] + ".held", "w").close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         open(sys.argv[1] + ".late", "w").close()
