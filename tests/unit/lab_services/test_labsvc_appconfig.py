@@ -29,15 +29,19 @@ def document(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(document: Path) -> Iterator[Any]:
-    with appconfig.AppConfigServer(document, slow_seconds=2) as server:
-        yield boto3.client(
-            "appconfigdata",
-            endpoint_url=server.url,
-            region_name="us-east-1",
-            aws_access_key_id="lab",
-            aws_secret_access_key="lab",
-            config=Config(connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1}),
-        )
+    with appconfig.AppConfigServer(document, slow_seconds=60) as server:
+        yield client_of(server.url, read_seconds=60)
+
+
+def client_of(url: str, *, read_seconds: float) -> Any:
+    return boto3.client(
+        "appconfigdata",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id="lab",
+        aws_secret_access_key="lab",
+        config=Config(connect_timeout=60, read_timeout=read_seconds, retries={"total_max_attempts": 1}),
+    )
 
 
 def start(client: Any, **members: Any) -> str:
@@ -130,7 +134,7 @@ def test_a_service_that_is_down_closes_the_connection(client: Any, document: Pat
 def test_a_slow_service_answers_after_the_client_gave_up(client: Any, document: Path) -> None:
     break_service(document, "slow")
     with pytest.raises(botocore.exceptions.ReadTimeoutError):
-        start(client)
+        start(client_of(client.meta.endpoint_url, read_seconds=1))
 
 
 def test_an_empty_answer_may_be_the_first_one(client: Any, document: Path) -> None:

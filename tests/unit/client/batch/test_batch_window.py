@@ -157,7 +157,7 @@ def test_a_waiter_that_gives_up_in_the_moment_it_gets_a_place_hands_it_on() -> N
         window.leave()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        await asyncio.wait_for(window.enter(), 1)
+        await asyncio.wait_for(window.enter(), 60)
         return window.in_flight
 
     assert asyncio.run(go()) == 1
@@ -176,7 +176,7 @@ def test_a_narrower_window_lets_nobody_in_until_enough_have_left() -> None:
         await asyncio.sleep(0)
         before = room.done()
         window.leave()
-        await asyncio.wait_for(room, 1)
+        await asyncio.wait_for(room, 60)
         return before, room.done()
 
     assert asyncio.run(go()) == (False, True)
@@ -200,7 +200,7 @@ def test_failures_in_a_row_have_the_server_probed_until_it_is_back() -> None:
         breaker = Breaker(health)
         for _ in range(5):
             breaker.told(Reason.SERVER_UNREACHABLE)
-        await asyncio.wait_for(breaker.closed(), 5)
+        await asyncio.wait_for(breaker.closed(), 60)
         return health.probes, breaker.outages, breaker.gone_since, breaker.given_up
 
     assert asyncio.run(go()) == (2, 1, None, False)
@@ -225,7 +225,7 @@ def test_a_server_that_stays_away_is_given_up() -> None:
         breaker = Breaker(Health(away=10**9), patience_seconds=0.05)
         for _ in range(5):
             breaker.told(503)
-        await asyncio.wait_for(breaker.closed(), 5)
+        await asyncio.wait_for(breaker.closed(), 60)
         return breaker.given_up, breaker.gone_since is not None
 
     assert asyncio.run(go()) == (True, True)
