@@ -227,7 +227,7 @@ def test_ctrl_c_ends_with_130_and_says_what_is_kept(items: Path) -> None:
         while not (out.exists() and out.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
-        stdout, stderr = running.communicate(timeout=60)
+        stdout, stderr = running.communicate(timeout=300)
         hold.set()
     assert (running.returncode, stdout) == (130, b"")
     assert re.search(rb"Error: interrupted: \d+ of 40 items are done and kept", stderr), stderr

@@ -54,7 +54,7 @@ def by_ansible(folder: Path) -> dict[str, Any]:
     """Return the variables of the one host, as ansible-inventory gives them."""
     done = subprocess.run(
         [Path(sys.executable).parent / "ansible-inventory", "-i", folder, "--host", "node-1"], text=True,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}, capture_output=True, check=False, timeout=60)
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}, capture_output=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

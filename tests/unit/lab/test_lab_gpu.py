@@ -98,21 +98,21 @@ def test_the_plugin_registers_serves_and_registers_anew_after_kubelet_restarts(f
     server = threading.Thread(target=gpu.serve, args=("/run/judge-lab/vllm", ended))
     server.start()
     try:
-        assert kubelet.registered.acquire(timeout=10)
+        assert kubelet.registered.acquire(timeout=120)
         with grpc.insecure_channel(f"unix:{folder}/{gpu.SOCKET}") as channel:
-            devices = next(iter(channel.unary_stream("/v1beta1.DevicePlugin/ListAndWatch")(b"", timeout=5)))
+            devices = next(iter(channel.unary_stream("/v1beta1.DevicePlugin/ListAndWatch")(b"", timeout=60)))
             answer = channel.unary_unary("/v1beta1.DevicePlugin/Allocate")(
-                gpu.field(1, gpu.field(1, gpu.DEVICE)), timeout=5
+                gpu.field(1, gpu.field(1, gpu.DEVICE)), timeout=60
             )
         assert devices == gpu.device_list()
         assert answer == gpu.field(1, gpu.allocation("/run/judge-lab/vllm", gpu.ENVIRONMENT))
 
         (folder / gpu.SOCKET).unlink()  # what a kubelet does when it starts
-        assert kubelet.registered.acquire(timeout=10)
+        assert kubelet.registered.acquire(timeout=120)
         assert kubelet.requests == [gpu.register_request()] * 2
     finally:
         ended.set()
-        server.join(10)
+        server.join(60)
         kubelet.stop()
     assert not server.is_alive()
 
@@ -124,8 +124,8 @@ def test_the_plugin_waits_for_a_kubelet_that_is_not_there_yet(folder: Path) -> N
     time.sleep(0.05)
     kubelet = Kubelet(folder)
     try:
-        assert kubelet.registered.acquire(timeout=10)
+        assert kubelet.registered.acquire(timeout=120)
     finally:
         ended.set()
-        server.join(10)
+        server.join(60)
         kubelet.stop()

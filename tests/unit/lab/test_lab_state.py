@@ -58,7 +58,7 @@ def test_who_waited_for_a_lab_down_locks_the_new_file() -> None:
         waiter.start()
         assert not got.wait(0.1)
         state.LOCK_FILE.unlink()  # as `lab down` does at its end
-    waiter.join(5)
+    waiter.join(60)
     assert got.is_set()
     assert state.LOCK_FILE.exists()
 

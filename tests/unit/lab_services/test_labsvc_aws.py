@@ -44,7 +44,7 @@ def moto() -> Iterator[aws.AwsServer]:
 @pytest.fixture
 def endpoint(moto: aws.AwsServer) -> str:
     """A server without instances: moto's own reset, which is quicker than a new server."""
-    with urllib.request.urlopen(f"{moto.url}/moto-api/reset", data=b"", timeout=10):
+    with urllib.request.urlopen(f"{moto.url}/moto-api/reset", data=b"", timeout=120):
         return moto.url
 
 
@@ -82,7 +82,7 @@ def listed(endpoint: str, folder: Path) -> dict[str, str]:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=60,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr
     hosts = json.loads(result.stdout)

@@ -252,5 +252,5 @@ def test_the_program_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
         assert json.loads(get(f"{url}/api/models/org/name")[2])["id"] == "org/name"
     finally:
         server.terminate()
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
         server.stderr.close()

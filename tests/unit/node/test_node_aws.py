@@ -40,7 +40,7 @@ def moto() -> Iterator[str]:
 
 def post(url: str, body: str) -> None:
     request = urllib.request.Request(url, body.encode(), {"Content-Type": "text/plain"})
-    with urllib.request.urlopen(request, timeout=10):
+    with urllib.request.urlopen(request, timeout=120):
         pass
 
 

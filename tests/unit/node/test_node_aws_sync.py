@@ -50,7 +50,7 @@ class Site:
 @pytest.fixture(scope="module")
 def aws() -> Iterator[str]:
     with AwsServer() as server:
-        with urllib.request.urlopen(f"{server.url}/moto-api/reset", data=b"", timeout=10):
+        with urllib.request.urlopen(f"{server.url}/moto-api/reset", data=b"", timeout=120):
             pass
         account: dict[str, Any] = {"endpoint_url": server.url, "region_name": "eu-central-1", "aws_access_key_id": "x",
                                    "aws_secret_access_key": "x"}
@@ -154,7 +154,7 @@ def test_the_program_carries_neither_the_token_nor_a_key_in_its_environment_or_a
     proc = Path("/proc") / str(process.pid)
     shown = proc.joinpath("cmdline").read_bytes() + proc.joinpath("environ").read_bytes()
     site.hub.go_on.set()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     site.said += (shown + out + err).decode()
     assert process.returncode == 0, site.said
 

@@ -64,7 +64,7 @@ class Node:
         path = self.root / "part-001"
         path.write_text(before + text)
         return subprocess.run(["/bin/sh", path], env={"PATH": f"{self.root}/bin"}, text=True, capture_output=True,
-                              check=False, timeout=60)
+                              check=False, timeout=300)
 
     def has(self) -> list[str]:
         return sorted(path.name for path in self.program.parent.iterdir())

@@ -360,7 +360,7 @@ def play(
     return subprocess.run(
         [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "-e",
          f"ansible_python_interpreter={sys.executable}", *options, "play.yml"],
-        cwd=content, capture_output=True, text=True, check=False, timeout=60,
+        cwd=content, capture_output=True, text=True, check=False, timeout=300,
         env={**os.environ, "ANSIBLE_CONFIG": str(content / "ansible.cfg"), "ANSIBLE_PIPELINING": str(pipelining),
              "ANSIBLE_ROLES_PATH": str(content / "roles"), "ANSIBLE_LOCAL_TEMP": str(content / "tmp"),
              "ANSIBLE_REMOTE_TEMP": str(content / "remote")})

@@ -67,7 +67,7 @@ def preflight(tmp_path: Path, values: dict[str, Any]) -> subprocess.CompletedPro
     (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
     return subprocess.run(
         [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "-e",
-         json.dumps(values), "play.yml"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+         json.dumps(values), "play.yml"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
              "ANSIBLE_LOCAL_TEMP": str(tmp_path / "tmp")})
 
