@@ -18,7 +18,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 OPEN = {("GET", "/health"), ("GET", "/health/ready")}
 # What it answers with one.
 KEYED = {("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/judge/provenance")}
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 120
 
 _ROUTE = re.compile(r"Route: (/\S*), (?:Methods: ([A-Z, ]+)|Endpoint: (\w+))")
 # What a log does not list: mounted applications, the root, and the development routes that are off.

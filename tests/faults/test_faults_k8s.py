@@ -9,10 +9,12 @@ import http.client
 import json
 import ssl
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -20,6 +22,7 @@ from judge_bootstrap.adapters.kube import TIMEOUT_VARIABLE, connect
 from judge_bootstrap.adapters.objects import request
 from judge_lab import LabError, layout, prerequisites, site
 from k8s_drills import converge, exposure, kwok_nodes
+from k8s_drills import faulty_api as proxy_module
 from k8s_drills.cluster import Snapshot
 from k8s_drills.faulty_api import KINDS, FaultyApi, Plan, faulty_api
 from k8s_drills.role import NODE_ANNOTATIONS, NODE_LABELS
@@ -77,8 +80,12 @@ def upstream(tmp_path: Path) -> Iterator[Path]:
     thread.join(10)
 
 
-def ask(proxy: FaultyApi, path: str = "/version", method: str = "GET") -> tuple[int, http.client.HTTPResponse, bytes]:
-    """Ask the proxy once, without any library that would ask again."""
+def ask(proxy: FaultyApi, path: str = "/version", method: str = "GET", *, until: Callable[[], bool] | None = None
+        ) -> tuple[int, http.client.HTTPResponse, bytes]:
+    """Ask the proxy once, without any library that would ask again.
+
+    With `until` the client waits for that to hold, and then for one second more.
+    """
     import base64
 
     import yaml
@@ -87,9 +94,14 @@ def ask(proxy: FaultyApi, path: str = "/version", method: str = "GET") -> tuple[
     cluster, token = found["clusters"][0]["cluster"], found["users"][0]["user"]["token"]
     context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
     host, _, port = cluster["server"].removeprefix("https://").partition(":")
-    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=1)
+    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=120)
     try:
         connection.request(method, path, headers={"Authorization": f"Bearer {token}"})
+        if until is not None:
+            give_up = time.monotonic() + 120
+            while not until() and time.monotonic() < give_up:
+                time.sleep(0.02)
+            connection.sock.settimeout(1)
         answer = connection.getresponse()
         return answer.status, answer, answer.read()
     finally:
@@ -146,7 +158,8 @@ def test_of_the_others_the_client_hears_nothing_and_two_were_done(
 ) -> None:
     with faulty_api(upstream, tmp_path, Plan(rate=1, kinds=(kind,))) as proxy:
         with pytest.raises(error):
-            ask(proxy, "/api/v1/nodes/a", "PATCH")
+            # What is held is given up only when it has arrived, however slow the way there was.
+            ask(proxy, "/api/v1/nodes/a", "PATCH", until=(lambda: bool(Upstream.asked)) if kind == "held" else None)
         assert proxy.plan.struck == Counter({kind: 1})
     assert Upstream.asked == Counter({"PATCH /api/v1/nodes/a": 1} if arrived else {})
 
@@ -157,7 +170,11 @@ def test_a_watch_is_never_struck(upstream: Path, tmp_path: Path) -> None:
         assert (proxy.plan.passed, proxy.plan.struck.total()) == (1, 0)
 
 
-def test_who_asks_again_too_soon_after_429_is_noted(upstream: Path, tmp_path: Path) -> None:
+def test_who_asks_again_too_soon_after_429_is_noted(
+    upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No time passes, however long the next request takes on its way.
+    monkeypatch.setattr(proxy_module, "time", SimpleNamespace(monotonic=lambda: 100.0))
     with faulty_api(upstream, tmp_path, Plan(rate=1, kinds=("429",))) as proxy:
         while ask(proxy)[1].getheader("Retry-After") != "1":
             pass

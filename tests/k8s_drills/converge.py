@@ -110,7 +110,7 @@ def remove(cluster: Cluster, role: Role) -> None:
             cluster.delete(kind, last, *namespace)
 
 
-def wait_until_gone(client: Any, namespaces: Sequence[str], seconds: float = 120) -> None:
+def wait_until_gone(client: Any, namespaces: Sequence[str], seconds: float = 900) -> None:
     """Wait until none of the namespaces is there. Raises TimeoutError."""
     until = time.monotonic() + seconds
     while left := sorted(set(namespaces) & {item["metadata"]["name"] for item in request(

@@ -125,7 +125,7 @@ def restricted_namespace(api_client: Any) -> Iterator[str]:
         request(api_client, "DELETE", f"/api/v1/namespaces/{name}", {}, content_type="application/json")
 
 
-def _wait_for_account(api_client: Any, namespace: str, seconds: float = 30) -> None:
+def _wait_for_account(api_client: Any, namespace: str, seconds: float = 300) -> None:
     """Wait for the default service account, without which every pod is refused, whatever is in it."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

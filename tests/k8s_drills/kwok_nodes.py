@@ -134,7 +134,7 @@ def node(name: str, labels: Mapping[str, str], *, gpus: int = 1, taints: Sequenc
 
 @contextmanager
 def kwok_nodes(kubeconfig: Path, folder: Path, nodes: Sequence[Mapping[str, Any]], *,
-               seconds: float = 240) -> Iterator[list[str]]:
+               seconds: float = 900) -> Iterator[list[str]]:
     """Have these Nodes in the cluster, Ready, until the block ends; yield their names.
 
     At the end they go, with the pods on them; so do those of a drill that was cut, at the beginning.

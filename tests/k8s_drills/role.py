@@ -81,7 +81,7 @@ class Role:
         given = {
             "model_cache_manifest": MANIFEST, "model_cache_quantization": "awq",
             "vllm_k8s_kubeconfig": str(self.kubeconfig), "vllm_k8s_namespace": self.namespace,
-            "vllm_k8s_node_selector": {kwok_nodes.MARK: "kwok"}, "vllm_k8s_gpu": "l4", "vllm_k8s_wait_seconds": 150,
+            "vllm_k8s_node_selector": {kwok_nodes.MARK: "kwok"}, "vllm_k8s_gpu": "l4", "vllm_k8s_wait_seconds": 900,
             **self.variables, **variables,
         }
         (self.folder / "playbook.json").write_text(json.dumps(playbook))
@@ -92,7 +92,7 @@ class Role:
             [sys.executable, "-m", "ansible", "playbook", "-v", "-i", self.folder / "hosts.json",
              "-e", f"@{self.folder / 'vars.json'}", self.folder / "playbook.json"],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=400, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
+            timeout=1800, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
                               "ANSIBLE_FORCE_COLOR": "0", TIMEOUT_VARIABLE: f"{self.timeout_seconds:g}"})
         recap = _RECAP.search(done.stdout)
         return Run(done.returncode, int(recap[1]) if recap else -1, _told(done.stdout),
