@@ -22,13 +22,15 @@ from weights import HEAD_BYTES, weights
 SOURCE = Path(__file__).resolve().parents[1]
 REPOSITORY = "drill/tiny"
 MODEL_BYTES = 1 << 20
-# Far longer than any drill waits, so that a run is always caught in the middle.
-SLOW_SECONDS = 300.0
+# What takes ten minutes when it is slow: far longer than any drill waits, so that a run is always caught in the middle.
+# (`fast` ends that. Six times what judge-node takes for a source that drips, so that a busy machine makes it none.)
+SLOW_MODEL_BYTES, SLOW_BYTES_PER_SECOND = 8 << 20, 14_000.0
 FAST_BYTES_PER_SECOND = 1e9
 RUN_ID = b"JUDGE_BOOTSTRAP_RUN_ID="
-# The node program gets 10 s from its module to stop; what lives on after twice that is an orphan. A sync outlives its
-# run on purpose, unless the run was interrupted: it is one when the source is fast and it still has not ended by then.
-ORPHAN_SECONDS = 20.0
+# The node program gets 10 s from its module to stop; what lives on after four times that is an orphan. A sync outlives
+# its run on purpose, unless the run was interrupted: it is one when the source is fast and it has not ended by then.
+# (ssh's masters live for 60 s by themselves, and must have been ended before.)
+ORPHAN_SECONDS = 45.0
 
 
 @dataclass
@@ -42,9 +44,9 @@ class Drill:
     # The private directories that were seen of this drill's own runs.
     folders: set[Path] = field(default_factory=set)
 
-    def slow(self, seconds: float = SLOW_SECONDS) -> None:
+    def slow(self) -> None:
         """Make each download of the model take so long that a run can be caught in the middle."""
-        self.hub.faults[:] = [slow_download(seconds)]
+        self.hub.faults[:] = [slow_download()]
 
     def fast(self) -> None:
         """End the slowness, for downloads under way too."""
@@ -67,7 +69,7 @@ class Drill:
         """Run the CLI to its end; return the exit code and the JSON answer."""
         return finish(self.start(*words))
 
-    def wait_until_working(self, process: subprocess.Popen[str], seconds: float = 60.0) -> None:
+    def wait_until_working(self, process: subprocess.Popen[str], seconds: float = 300.0) -> None:
         """Wait until every host fetches the model. Raises AssertionError when the CLI ends before."""
         def all_work() -> bool:
             assert process.poll() is None, f"the run ended too early: {process.communicate()}"
@@ -130,7 +132,7 @@ def private_directories_of(pid: int) -> set[Path]:
     return found
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 120.0) -> tuple[int, dict[str, Any]]:
+def finish(process: subprocess.Popen[str], seconds: float = 600.0) -> tuple[int, dict[str, Any]]:
     """Wait for a CLI to end; return its exit code and JSON answer. Raises AssertionError if there is none."""
     stdout, stderr = process.communicate(timeout=seconds)
     try:
@@ -157,9 +159,9 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals = signal.SI
     process.send_signal(number)
 
 
-def slow_download(seconds: float = SLOW_SECONDS) -> Fault:
-    """Return the Hub's fault that makes a download of the model take that long."""
-    return Fault("slow", "*.safetensors", None, MODEL_BYTES / seconds)
+def slow_download() -> Fault:
+    """Return the Hub's fault that makes a download of the model slow."""
+    return Fault("slow", "*.safetensors", None, SLOW_BYTES_PER_SECOND)
 
 
 def command_line(pid: int) -> str:
@@ -171,12 +173,12 @@ def command_line(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def drill(root: Path, count: int) -> Iterator[Drill]:
+def drill(root: Path, count: int, *, model_bytes: int = MODEL_BYTES) -> Iterator[Drill]:
     """Have `count` hosts and a Hub with one small model."""
     model = root / "models" / REPOSITORY
     model.mkdir(parents=True)
     (model / "config.json").write_text('{"model_type": "qwen2"}')
-    (model / "model.safetensors").write_bytes(weights(os.urandom(MODEL_BYTES - HEAD_BYTES)))
+    (model / "model.safetensors").write_bytes(weights(os.urandom(model_bytes - HEAD_BYTES)))
     with (HubServer(root / "models", "127.0.0.1", 0) as hub,
           ssh_hosts(root / "hosts", count, variables={"model_cache_repo_id": REPOSITORY,
                                                       "model_cache_hub_endpoint": hub.url}) as hosts):

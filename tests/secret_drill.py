@@ -279,9 +279,9 @@ class SecretDrill:
         sampler = threading.Thread(target=self._sample, args=(scenario, process.pid, ended), daemon=True)
         sampler.start()
         if scenario.interrupt:
-            wait_until(lambda: process.poll() is not None or self._fetching(), 60, "a host to fetch the model")
+            wait_until(lambda: process.poll() is not None or self._fetching(), 300, "a host to fetch the model")
             process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=600)
         ended.set()
         sampler.join()
         self.watch.look(scenario.name, "stdout", stdout)

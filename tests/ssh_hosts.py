@@ -89,7 +89,7 @@ class Host:
         with (self.folder / "sshd.log").open("ab") as log:
             self.sshd = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                          start_new_session=True)
-        wait_until(self.answers, 10, f"sshd of {self.name}")
+        wait_until(self.answers, 60, f"sshd of {self.name}")
 
     def answers(self) -> bool:
         """Tell whether something listens on the host's port."""
