@@ -25,7 +25,7 @@ up() {
   # setsid: Ansible ends the process group of a task when the task is done.
   setsid unshare --mount --pid --fork --kill-child --mount-proc "$0" inside "$dir" </dev/null >"$dir/log" 2>&1 &
   echo $! > "$dir/pid"
-  for _ in $(seq 100); do
+  for _ in $(seq 600); do
     ssh -i "$dir/key" -p "$(cat "$dir/port")" -o UserKnownHostsFile="$dir/known_hosts" -o BatchMode=yes root@127.0.0.1 true 2>/dev/null && return
     sleep 0.1
   done
@@ -66,7 +66,7 @@ down() {
     while kill -0 "$(cat "$dir/pid")" 2>/dev/null; do sleep 0.05; done
   fi
   # The mount goes with the namespace, a moment after its last process.
-  for _ in $(seq 100); do
+  for _ in $(seq 600); do
     devices=$(losetup -n -O NAME -j "$dir/disk.img" 2>/dev/null || true)
     [ -n "$devices" ] || break
     for device in $devices; do losetup -d "$device" 2>/dev/null || true; done

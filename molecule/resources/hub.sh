@@ -22,7 +22,7 @@ from pathlib import Path
 from weights import weights
 
 for shard, tensor in ((1, "a"), (2, "b")):
-    body = "".join(f"{shard} {line}\n" for line in range(200_000)).encode()
+    body = "".join(f"{shard} {line}\n" for line in range(400_000)).encode()
     Path(sys.argv[1], f"model-0000{shard}-of-00002.safetensors").write_bytes(weights(body, tensor))
 PYTHON
   echo 'pickle' > "$repository/pytorch_model.bin"
@@ -30,7 +30,7 @@ PYTHON
   echo 'weights again' > "$repository/onnx/model.safetensors"
   PYTHONPATH=$here/../../pytool setsid "$python" -m judge_lab.hub --host 127.0.0.1 --port 0 --root "$dir/root" </dev/null >"$dir/log" 2>&1 &
   echo $! > "$dir/pid"
-  for _ in $(seq 100); do
+  for _ in $(seq 600); do
     grep -m1 -o 'http://[0-9.:]*' "$dir/log" > "$dir/url" || true
     [ ! -s "$dir/url" ] || return 0
     sleep 0.1
