@@ -121,4 +121,4 @@ def test_a_hostile_megabyte_is_clean_within_seconds(unit: str) -> None:
     text = unit * (MEGABYTE // len(unit))
     started = time.process_time()
     clean(text, FENCE)
-    assert time.process_time() - started < 5  # about 0.5 on an idle machine; quadratic would be hours
+    assert time.process_time() - started < 60  # about 0.5 on an idle machine; quadratic would be hours

@@ -153,7 +153,7 @@ def test_a_hostile_megabyte_is_examined_within_seconds(unit: str, prompt: str) -
     text = unit * (1_000_000 // len(unit))
     started = time.process_time()
     examine(prompt, text, {})
-    assert time.process_time() - started < 5  # at most about 1 on an idle machine
+    assert time.process_time() - started < 60  # at most about 1 on an idle machine; quadratic would be hours
 
 
 def test_an_ordinary_answer_costs_well_under_a_millisecond() -> None:
