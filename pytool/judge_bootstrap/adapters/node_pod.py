@@ -114,7 +114,7 @@ def run(cluster: Cluster, request: Request, *, warn: Callable[[str], None] = lam
         pod = _wait_until_ended(cluster, request, name, clock, sleep)
         ended = _ended(cluster, request, node["metadata"]["name"], pod, sleep)
     except BaseException:
-        # Also when we are told to stop, and then there are two seconds: enough to ask, not to see the pod go.
+        # Also when we are told to stop, and then there are ten seconds: enough to ask, not to see the pod go.
         _remove(cluster, request, name, warn)
         raise
     if _remove(cluster, request, name, warn):

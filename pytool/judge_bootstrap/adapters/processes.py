@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 RUN_ID_VARIABLE = "JUDGE_BOOTSTRAP_RUN_ID"
@@ -58,13 +59,17 @@ def send(pid: int, number: signal.Signals) -> None:
         return
 
 
-def end(run_id: str, folder: Path | None = None, *, grace_seconds: float = 2.0) -> int:
-    """End all processes of a run (see `carriers`): SIGTERM, SIGKILL after the grace. Return how many they were."""
+def end(run_id: str, folder: Path | None = None, *, grace_seconds: float = 2.0,
+        hurry: Callable[[], bool] = lambda: False) -> int:
+    """End all processes of a run (see `carriers`): SIGTERM, SIGKILL after the grace, or when there is a hurry.
+
+    Return how many they were.
+    """
     seen: set[int] = set()
     give_up = time.monotonic() + grace_seconds + 5.0
     patience = time.monotonic() + grace_seconds
     while left := carriers(run_id, folder):
-        hard = time.monotonic() >= patience
+        hard = time.monotonic() >= patience or hurry()
         for pid in left:
             # Each is asked once; children that it forks meanwhile are found by the next look.
             if hard or pid not in seen:

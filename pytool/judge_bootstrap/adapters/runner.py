@@ -30,6 +30,8 @@ from judge_bootstrap.core.redact import HUB_TOKEN_VARIABLES, without_our_tokens
 
 log = logging.getLogger("judge_bootstrap.runner")
 
+# What a task of ours that was told to stop has for what it must not leave behind, such as a pod: a few requests.
+_CLEAN_UP_SECONDS = 10.0
 INTERRUPT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What the judge_node action plugin displays while a host syncs: a line that is also good to read where Ansible runs
 # without us.
@@ -222,7 +224,7 @@ class AnsibleRunner:
         give_up = time.monotonic() + self.grace_seconds
         while worker.is_alive() and time.monotonic() < give_up and interrupt.count == asked:
             worker.join(0.05)
-        processes.end(request.run_id, grace_seconds=2.0 if interrupt.count == asked else 0.0)
+        processes.end(request.run_id, grace_seconds=_CLEAN_UP_SECONDS, hurry=lambda: interrupt.count != asked)
         worker.join(5.0)
 
 
