@@ -24,6 +24,8 @@ PORT = 8000
 START_SECONDS = 180.0
 # How long a plugin may take to program a policy; the slowest that is documented needs a few seconds.
 HOLDS_SECONDS = 20.0
+# Until the first pod has said that it reaches the other: that both run says only that their programs were started.
+TALK_SECONDS = 60.0
 GONE_SECONDS = 60.0
 DEADLINE_SECONDS = 420
 _POLL_SECONDS = 0.5
@@ -98,13 +100,13 @@ class _Trial:
         address = self._address()
         apply(self._api, [_pod(self._proof, CLIENT, _ASK, {"SERVER": address})])
         self._started(CLIENT)
-        if not self._comes("open"):
+        if not self._comes("open", TALK_SECONDS):
             return Enforcement("unknown", f"pod {CLIENT} cannot reach pod {SERVER} even with a policy that lets it, so "
                                           "nothing is proven: another policy, or the pod network itself")
         # The denying one first: without any of ours, the pods of a namespace without policies may talk.
         apply(self._api, [_policy(self._proof, DENY, allow=False)])
         remove(self._api, _policy(self._proof, ALLOW, allow=True))
-        if self._comes("closed"):
+        if self._comes("closed", HOLDS_SECONDS):
             return Enforcement("enforced", "a policy that denies parted the two pods")
         return Enforcement("not enforced", "two pods still talked "
                                            f"{HOLDS_SECONDS:g} s after a policy forbade it")
@@ -142,9 +144,9 @@ class _Trial:
         pod = self._pod(SERVER) or {}
         return str((pod.get("status") or {}).get("podIP"))
 
-    def _comes(self, word: str) -> bool:
+    def _comes(self, word: str, seconds: float) -> bool:
         """Tell whether the asking pod comes to write this word several times in a row."""
-        return self._until(HOLDS_SECONDS, lambda: self._said()[-_IN_A_ROW:] == [word] * _IN_A_ROW)
+        return self._until(seconds, lambda: self._said()[-_IN_A_ROW:] == [word] * _IN_A_ROW)
 
     def _said(self) -> Sequence[str]:
         from kubernetes import client
