@@ -34,7 +34,7 @@ def main() -> None:
     context.load_cert_chain(settings.cert_file, settings.key_file)
 
     def cluster(path: str) -> Any:
-        with urllib.request.urlopen(settings.host + path, timeout=30, context=context) as answer:
+        with urllib.request.urlopen(settings.host + path, timeout=120, context=context) as answer:
             return json.load(answer)
 
     slices = cluster(f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
@@ -47,7 +47,7 @@ def main() -> None:
     def ask(path: str, body: dict[str, Any] | None = None, key: str | None = key) -> Any:
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         request = urllib.request.Request(base + path, data=json.dumps(body).encode() if body else None, headers=headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return json.load(answer)
 
     try:
