@@ -55,8 +55,8 @@ class Cli:
         return finish(self.start(*words, **variables))
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 900) -> Answer:
-    """Wait for a command and read its one JSON object."""
+def finish(process: subprocess.Popen[str], seconds: float = 3600) -> Answer:
+    """Wait for a command and read its one JSON object; the time only bounds one that hangs."""
     try:
         stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -35,7 +35,7 @@ def phase_of_ours(namespace: str = "kube-system") -> str | None:
     return str(pods[0]["status"]["phase"]) if len(pods) == 1 else None
 
 
-def soon(holds: Callable[[], bool], seconds: float = 60) -> bool:
+def soon(holds: Callable[[], bool], seconds: float = 600) -> bool:
     """Tell whether it comes to hold within this time."""
     give_up = time.monotonic() + seconds
     while not holds():

@@ -36,7 +36,7 @@ def api(running: Cli) -> Any:
     return connect(site.environment()["KUBECONFIG"])
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 180) -> None:
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 1200) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
@@ -133,7 +133,7 @@ def running_in(pod: str, script: str) -> str:
     talk = stream(client.CoreV1Api(connect(site.environment()["KUBECONFIG"])).connect_get_namespaced_pod_exec, pod,
                   NAMESPACE, container="vllm", command=["sh", "-c", script], stdout=True, stderr=True,
                   _preload_content=False)
-    talk.run_forever(timeout=60)
+    talk.run_forever(timeout=600)
     said = str(talk.read_all())
     # close() does nothing once the other side has closed, and the socket would stay open.
     talk.sock.shutdown()

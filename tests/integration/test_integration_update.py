@@ -6,6 +6,7 @@ Each start of vLLM takes half a minute here, so one story of four commands is to
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,11 @@ def story(lab_possible: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     assert first.code == 0, first.stderr
     told.moments["site"] = look(first)
     told.commits.append(told.moments["site"].pods[0][0])
+    # An update gives the new files to the nodes that have the old ones; another module may have left one still at work.
+    give_up = time.monotonic() + 600
+    while not all(told.commits[0] in labels for labels in look(first).labels):
+        assert time.monotonic() < give_up, "a node has not got the model"
+        time.sleep(1)
     readme: Path = Layout(lab_dir()).hub / MODEL / "README.md"
     text = readme.read_text(encoding="utf-8")
     try:
