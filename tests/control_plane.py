@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,13 +21,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from judge_lab import binaries
 
-START_SECONDS = 60.0
+START_SECONDS = 300.0  # some ten seconds on an idle machine
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+@contextmanager
+def kept_port() -> Iterator[int]:
+    """Yield a port that is given to nobody else until the block ends: only who asks for it by its number can listen."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
 
 
 @contextmanager
@@ -37,7 +40,12 @@ def control_plane(folder: Path, controllers: Sequence[str]) -> Iterator[Path]:
     Raises LabError when Kubernetes' binaries are not to be had, TimeoutError when it does not become ready.
     """
     programs = binaries.find(lambda _: None)
-    etcd, peer, port, manager = (free_port() for _ in range(4))
+    with kept_port() as etcd, kept_port() as peer, kept_port() as port, kept_port() as manager:
+        yield from _run(folder, programs, controllers, etcd=etcd, peer=peer, port=port, manager=manager)
+
+
+def _run(folder: Path, programs: Mapping[str, Path], controllers: Sequence[str], *, etcd: int, peer: int, port: int,
+         manager: int) -> Iterator[Path]:
     key = folder / "service-account.key"
     key.write_bytes(rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()))

@@ -75,7 +75,7 @@ class Field:
     def run(self, *words: str) -> tuple[int, dict[str, Any]]:
         """Run a command to its end; return its exit code and its answer."""
         process = self.start(*words)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=600)
         assert stdout.count("\n") == 1, f"wanted one JSON object, found {stdout!r}; stderr:\n{stderr}"
         return process.returncode, json.loads(stdout)
 
@@ -223,10 +223,13 @@ def test_what_a_killed_run_left_is_ended_by_the_next(place: Field, repository: P
 
 
 def slowly(place: Field) -> subprocess.Popen[str]:
-    """Start a run, and return when the big file is on its way in parts and the small ones are there."""
-    place.hub.faults[:] = [Fault("slow", WEIGHTS, value=20 << 20)]
+    """Start a run, and return when the big file is on its way in parts and the small ones are there.
+
+    The big one takes two minutes then: far longer than another command needs to come, also on a busy machine.
+    """
+    place.hub.faults[:] = [Fault("slow", WEIGHTS, value=256 << 10)]
     process = place.start("models", "mirror")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (place.uploads() and len(place.keys()) == 3):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
@@ -301,7 +304,7 @@ def test_a_node_syncs_from_the_mirror_alone_and_asks_the_hub_nothing(place: Fiel
             [sys.executable, "-m", "judge_node", "cache", "sync", str(place.root / "x.json"), "--store", str(root),
              "--source", f"{place.aws.url}/{place.bucket}/{PREFIX}", "--endpoint", "", "--json"],
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PYTOOL), "no_proxy": "*"}, capture_output=True,
-            text=True, timeout=120, check=False)
+            text=True, timeout=600, check=False)
         answer = json.loads(done.stdout)
         assert (done.returncode, answer["state"]) == (0, "complete"), answer["message"]
         (snapshot,) = (root / "models--org--tiny" / "snapshots").iterdir()
