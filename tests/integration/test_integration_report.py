@@ -229,7 +229,10 @@ def test_the_policy_of_the_page_would_stop_what_got_through(browser: Browser, pa
         "</main>", "<script>window.ran = 1</script><img src='file:///x.png' onerror='window.ran = 2'>"
                    "<iframe src='https://attacker.example/'></iframe></main>"))
     opened = Seen(browser, broken, "desk", "light")
-    opened.page.wait_for_timeout(300)
+    for _ in range(100):
+        opened.page.wait_for_timeout(300)
+        if "Content Security Policy" in " ".join(opened.trouble):
+            break
     assert opened.page.evaluate("window.ran") is None
     told = " ".join(opened.trouble)
     assert "Content Security Policy" in told

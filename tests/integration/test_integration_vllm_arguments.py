@@ -107,7 +107,7 @@ def understood(vllm: Path, plain: Path, bfloat16: Path) -> dict[str, dict[str, A
     lists = {**variants(plain, bfloat16), **wrong(plain), **known()}
     done = subprocess.run(
         [vllm / "bin/python", Path(__file__).parent / "vllm_parser.py"],
-        input=json.dumps(lists), text=True, capture_output=True, timeout=580,
+        input=json.dumps(lists), text=True, capture_output=True, timeout=3000,
         env={"PATH": os.environ["PATH"], "HOME": str(plain.parent), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
              **gpu.ENVIRONMENT},
     )  # fmt: skip

@@ -154,7 +154,7 @@ def read(node: Node, program: str, *words: str, python: str | Path = sys.executa
     lines.append("cd /mnt/home")
     lines.append(shlex.join(["exec", *become, "env", "-i", *variables, str(python), f"/mnt/readers/{program}", *words]))
     done = subprocess.run(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c",
-                           "\n".join(lines)], capture_output=True, text=True, timeout=600)
+                           "\n".join(lines)], capture_output=True, text=True, timeout=2400)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 

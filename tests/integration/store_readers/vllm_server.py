@@ -14,13 +14,13 @@ import urllib.request
 from typing import Any
 
 URL = "http://127.0.0.1:8000"
-START_SECONDS = 300
+START_SECONDS = 1200
 
 
 def ask(path: str, document: object = None) -> bytes:
     request = urllib.request.Request(URL + path, data=None if document is None else json.dumps(document).encode(),
                                      headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=300) as answer:
         content: bytes = answer.read()
     return content
 
@@ -51,7 +51,7 @@ def main(snapshot: str) -> dict[str, Any]:
             "messages": [{"role": "user", "content": "Rate this answer: Paris is the capital of France."}]}))
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(60)
+        server.wait(300)
     (choice,) = answer["choices"]
     return {"root": models["data"][0]["root"], "text": choice["message"]["content"],
             "finish_reason": choice["finish_reason"]}
