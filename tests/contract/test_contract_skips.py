@@ -30,7 +30,7 @@ def suite(tmp_path: Path) -> Path:
 def _run(suite: Path, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words], cwd=suite,
-                          env=kept | {"CI": "true"} | environ, text=True, capture_output=True, timeout=120, check=False)
+                          env=kept | {"CI": "true"} | environ, text=True, capture_output=True, timeout=600, check=False)
 
 
 @pytest.mark.parametrize(("file", "text", "code", "said"), [

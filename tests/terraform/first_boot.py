@@ -7,6 +7,7 @@ are stand-ins; cloud-init brings them as the image's own data, which the user da
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ from nvme_drills import nodeadm
 MIB = 1024**2
 DISK_BYTES = 1200 * MIB
 _GUEST = Path(__file__).with_name("guest")
-_BOOT_SECONDS = 400  # until all is done that a boot starts; ten times what it takes on an idle machine
+# Until all is done that a boot starts: some ten tries of a fetch are part of it, and other machines run beside it.
+_BOOT_SECONDS = 1800
 _DAEMON = """\
 [Unit]
 Description=Stands in for {name}: says what it saw
@@ -62,9 +64,15 @@ class ProgramServer:
     def __init__(self) -> None:
         self.program = self.body = build_pyz()
         self.requests: list[str] = []
-        self._server = self._new(0)
-        self.port = self._server.server_port
-        self._server.server_close()
+        # The port is held until close(), without a listener: else somebody else might get it while the server is down.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port = int(self._held.getsockname()[1])
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._held.close()
 
     @property
     def url(self) -> str:
@@ -74,7 +82,7 @@ class ProgramServer:
     @contextmanager
     def up(self) -> Iterator[None]:
         """Serve until the block ends. Outside of it every connection is refused."""
-        server = self._new(self.port)
+        server = self._new()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -84,7 +92,7 @@ class ProgramServer:
             thread.join()
             server.server_close()
 
-    def _new(self, port: int) -> ThreadingHTTPServer:
+    def _new(self) -> ThreadingHTTPServer:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -98,7 +106,7 @@ class ProgramServer:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        return ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
 
 
 @dataclass(frozen=True)
@@ -142,18 +150,18 @@ class Instance:
     def launch(self, disks: Sequence[Disk]) -> Seen:
         """Boot for the first time, and return what has become of it."""
         self.machine.forget_root()
-        self.machine.start([self.machine.root, *disks])
+        self.machine.start([self.machine.root, *disks], wait_seconds=_BOOT_SECONDS)
         return self.rest()
 
     def reboot(self) -> Seen:
         """Boot again with the same disks."""
-        self.machine.reboot()
+        self.machine.reboot(_BOOT_SECONDS)
         return self.rest()
 
     def stop_and_start(self) -> Seen:
         """Boot again with other, blank disks."""
-        self.machine.stop()
-        self.machine.start()
+        self.machine.stop(600)
+        self.machine.start(wait_seconds=_BOOT_SECONDS)
         return self.rest()
 
     def rest(self) -> Seen:

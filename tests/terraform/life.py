@@ -158,7 +158,7 @@ class Site:
                "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "KUBECONFIG": os.devnull,
                "AWS_DEFAULT_REGION": REGION}
         done = subprocess.run([Path(sys.executable).parent / "judge-bootstrap", "--env", name, "--json", *words],
-                              env=kept | self.variables | own, text=True, capture_output=True, timeout=300,
+                              env=kept | self.variables | own, text=True, capture_output=True, timeout=900,
                               check=False, input=text, cwd=self.inventory)
         try:
             return done.returncode, json.loads(done.stdout), done.stderr

@@ -45,7 +45,7 @@ def ensure_checkov() -> Path:
 def scan(program: Path, folder: Path) -> Scan:
     """Hold a folder of modules against every check of checkov."""
     done = subprocess.run([program, "--config-file", CONFIG, "-d", folder, "-o", "json"], env=_environ(),
-                          capture_output=True, text=True, timeout=300, check=False, cwd=folder)
+                          capture_output=True, text=True, timeout=1200, check=False, cwd=folder)
     assert done.returncode in (0, 1) and done.stdout.strip(), f"exit {done.returncode}\n{done.stdout}{done.stderr}"
     found = json.loads(done.stdout)
     if "results" not in found:  # nothing to look at

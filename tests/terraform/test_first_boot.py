@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +68,7 @@ def failures(instance: Instance, server: ProgramServer) -> Life:
     life.seen["down"] = instance.launch([blank])
     server.body = OTHER
     with server.up():
-        machine.run(f"systemctl restart {BOOT_UNIT}", check=False, timeout=300)
+        machine.run(f"systemctl restart {BOOT_UNIT}", check=False, timeout=1800)
     life.fetched = len(server.requests)
     life.seen["other"] = instance.look()
     life.disks["after failures"] = digest(blank.image)
@@ -102,7 +103,7 @@ def nodeadm_alone(instance: Instance, server: ProgramServer) -> Life:
     life.seen["first"] = instance.launch([machine.new_disk(size_bytes=DISK_BYTES) for _ in "AB"])
     life.disks["first"] = instance.serials
     machine.put(server.program, "/usr/local/bin/judge-node")
-    machine.run("judge-node disks ensure --mount-path /mnt/nvme --gate kubelet.service", timeout=300)
+    machine.run("judge-node disks ensure --mount-path /mnt/nvme --gate kubelet.service", timeout=1800)
     life.seen["adopted"] = instance.look()
     return life
 
@@ -138,10 +139,10 @@ def lives(
         with instance.machine:
             return LIVES[name][0](instance, server)
 
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with ExitStack() as held, ThreadPoolExecutor(max_workers=2) as pool:
         started = {}
         for name, (_, inputs) in LIVES.items():
-            server = ProgramServer()
+            server = held.enter_context(closing(ProgramServer()))
             program = {"url": server.url, "sha256": sha256(server.program)}
             terraform.apply(module, {"judge_node": program, "taints": [TAINT], **inputs}).must()
             started[name] = pool.submit(play, name, server, terraform.output(module)["user_data"]["value"])

@@ -27,7 +27,7 @@ NOWHERE = "http://127.0.0.1:9"
 _REGISTRIES = {"terraform": "registry.terraform.io", "tofu": "registry.opentofu.org"}
 _MIRROR_IN_CONFIG = re.compile(r"filesystem_mirror\s*\{[^}]*?\bpath\s*=\s*\"([^\"]+)\"", re.DOTALL)
 _INIT_SECONDS = 300
-_RUN_SECONDS = 600
+_RUN_SECONDS = 1800
 
 
 @dataclass(frozen=True)
