@@ -45,7 +45,7 @@ class Cli:
 
     def start(self, *words: str, **variables: str) -> subprocess.Popen[str]:
         """Start a command; it runs on."""
-        # Ansible gives ssh 10 s to connect, and sudo 12 s to answer: a busy machine, or an emulated CPU, may take longer.
+        # Ansible gives ssh 10 s to connect, and sudo 12 s to answer: a busy machine or an emulated CPU may take longer.
         env = {**os.environ, "JUDGE_BOOTSTRAP_STATE": str(self.state), "ANSIBLE_TIMEOUT": "120", **self.variables,
                **variables}
         program = Path(sys.executable).parent / "judge-bootstrap"
