@@ -23,7 +23,7 @@ CALLS = ("pwrite64", "write", "fsync", "fdatasync", "?rename", "?renameat", "?re
          "?symlink", "?symlinkat", "?unlink", "unlinkat", "fallocate", "ftruncate", "fchmod", "openat")  # fmt: skip
 _READS = ("read", "pread64")
 _LINE = re.compile(r"(?P<thread>\d+) +(?P<call>\w+)\((?P<rest>.*)")
-_COMMAND_SECONDS = 120
+_COMMAND_SECONDS = 600
 
 
 def can_trace() -> bool:

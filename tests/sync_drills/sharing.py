@@ -125,7 +125,7 @@ def switched(count: int, seed: int, readers: int = 2) -> Switched:
             if not answer.changed:
                 outcome.wrong.append(f"switch {number} changed nothing")
         for process in processes:
-            out, errors = process.communicate(b"end\n", timeout=60)
+            out, errors = process.communicate(b"end\n", timeout=600)
             if process.returncode != 0:
                 outcome.wrong.append(errors.decode()[-300:])
                 continue
@@ -165,7 +165,7 @@ def reserved(kind: str, seed: int) -> Reserved:
     """Start a second model while a first is on its way on a disk that has space for one of them only."""
     _, one = pair(seed, (24 * MIB, 2 * MIB))
     _, other = pair(seed + 1, (24 * MIB, 2 * MIB), repo_id="judge-drill/other")
-    with folder() as made, serve([one, other], bytes_per_second=8 * MIB) as site, filesystem(made, kind) as mounted:
+    with folder() as made, serve([one, other], bytes_per_second=MIB // 2) as site, filesystem(made, kind) as mounted:
         found = os.statvfs(mounted)
         with (mounted / "ballast").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - one.size * 3 // 2 - 16 * MIB)
@@ -180,6 +180,7 @@ def reserved(kind: str, seed: int) -> Reserved:
         sent = sum(site.sent.values())
         second = jobs[1].run()
         busy = first.poll() is None
+        site.rate = 0  # it was to last until here
         left = listing(str(jobs[1].store))
         ended = finish(first, started)
         outcome = Reserved(ended.state, second.state, str(second.said.get("message", "")), left)

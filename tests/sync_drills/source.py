@@ -26,7 +26,8 @@ from .models import Model, blob_name
 
 TOKEN = "hf_drillXdrillXdrillXdrillXdrillX"
 _WRITE_BYTES = 64 << 10
-_IN_FLIGHT_SECONDS = 0.2  # other connections may have asked before they heard of a 429
+# Other connections may have asked before they heard of a 429: so long, and each once however late that comes through.
+_IN_FLIGHT_SECONDS = 0.2
 _LOGIN = b"<!doctype html><html><title>Sign in</title><body>Your session has ended. Please sign in.</body></html>\n"
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -78,14 +79,16 @@ class Site:
         self.closing = threading.Event()
         self.mutex = threading.Lock()
         self.valid: set[str] = set()
-        self.not_before: dict[str, tuple[float, float]] = {}  # asked at, and until when
+        # Asked at, until when, and {connection: whether it is the one that was told}, for those that asked since.
+        self.not_before: dict[str, tuple[float, float, dict[Any, bool]]] = {}
         self.servers: list[_Server] = []
         self._signatures = 0
         self._free_at = 0.0
 
     def heal(self) -> None:
-        """Let nothing be wrong any more."""
+        """Let nothing be wrong any more; the next run knows of no Retry-After that an earlier one was told."""
         self.plan = Plan()
+        self.not_before.clear()
         for server in self.servers:
             server.refuse(0)
         for _ in range(400):
@@ -249,9 +252,12 @@ class _Handler(BaseHTTPRequestHandler):
         blob = blob_name(path, data)
         self.site.requests[self.place, blob] += 1
         now = time.monotonic()
-        since, until = self.site.not_before.get(f"{self.place} {blob}", (now, now))
-        if since + _IN_FLIGHT_SECONDS < now < until:
-            self.site.hasty.append(f"{self.place} {path}, {until - now:.2f} s too early")
+        since, until, asked = self.site.not_before.get(f"{self.place} {blob}", (now, now, {}))
+        if now < until:
+            told = asked.get(self.client_address)
+            if told or (told is False and now > since + _IN_FLIGHT_SECONDS):
+                self.site.hasty.append(f"{self.place} {path}, {until - now:.2f} s too early")
+            asked[self.client_address] = bool(told)
         matched = _RANGE.fullmatch(self.headers.get("Range") or "")
         start, end, status = 0, len(data), 200
         headers = {"ETag": f'"{blob}"', "Accept-Ranges": "bytes"}
@@ -399,8 +405,8 @@ def _denied(handler: _Handler, answer: _Answer, plan: Plan) -> None:
 
 
 def _limited(handler: _Handler, answer: _Answer, seconds: float, retry_after: str) -> None:
-    now = time.monotonic()
-    handler.site.not_before[f"{handler.place} {blob_name(answer.path, answer.data)}"] = (now, now + seconds)
+    now, key = time.monotonic(), f"{handler.place} {blob_name(answer.path, answer.data)}"
+    handler.site.not_before[key] = (now, now + seconds, {handler.client_address: True})
     handler.simple(429, {"Retry-After": retry_after})
 
 
