@@ -352,7 +352,7 @@ class Machine:
         return [
             "ssh", "-F", "/dev/null", "-i", str(self.key), "-p", str(self.port),
             "-o", f"UserKnownHostsFile={self.folder}/known_hosts", "-o", f"HostKeyAlias={self.name}",
-            "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "LogLevel=ERROR",
+            "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-o", "LogLevel=ERROR",
         ]  # fmt: skip
 
     # --- inside ----------------------------------------------------------------------------------------------------

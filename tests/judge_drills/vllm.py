@@ -36,7 +36,7 @@ from judge_node.bundle import build_pyz
 MODEL = "judge"
 COMMIT = "c0ffee" + "0" * 34
 DIGEST = "sha256:" + "d" * 64
-START_SECONDS = 300
+START_SECONDS = 900
 _END_SECONDS = 60
 
 
