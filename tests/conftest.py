@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from terraform_missing import TerraformMissing
 
 # A shell that starts a job in the background makes it ignore SIGINT, and every child inherits that: the drills that
@@ -18,6 +19,10 @@ from terraform_missing import TerraformMissing
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# An example that a busy machine holds up for 200 ms says nothing of the code. (In CI, hypothesis does so by itself.)
+settings.register_profile("any-machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 _TERRAFORM_TESTS = Path(__file__).parent / "terraform"
 

@@ -1,8 +1,14 @@
-"""Loop devices for the tests that need root. Each starts without a note of a run, and leaves this machine's alone."""
+"""Loop devices for the tests that need root. Each starts without a note of a run, and leaves this machine's alone.
+
+The note has one place on a machine, whoever runs: without it a disk that a test left half-made is somebody's data.
+So one of these tests runs at a time, whichever process of pytest has it.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +18,15 @@ from unit.node.loop_disks import Disk
 
 
 @pytest.fixture
-def no_record() -> Iterator[None]:
+def alone() -> Iterator[None]:
+    """Wait until no other process has a test that writes the note."""
+    with (Path(tempfile.gettempdir()) / f"judge-node-disks-{os.geteuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def no_record(alone: None) -> Iterator[None]:
     """Start without the note and the result of a run, and leave those of this machine as they were."""
     kept = {path: path.read_bytes() if path.exists() else None for path in (RECORD, RESULT)}
     for path in kept:
