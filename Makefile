@@ -152,6 +152,8 @@ test: setup lab-packages vm-packages drill-packages bench-packages browser-packa
 	wait $$other || status=$$?; \
 	cat build/test-without-lab.log; \
 	grep -hE '^(FAILED|ERROR|SHORT|SKIPPED) ' build/test-without-lab.log | cut -c1-2000 || true; exit $$status
+	@# The lab's control plane, nodes and pods would work beside them.
+	-$(BIN)/judge-bootstrap lab down
 	$(MAKE) figures-check FIGURES="$(filter bench-%,$(FIGURES))"
 
 # --- figures (each prints one JSON line a figure and exits 1 when one falls short; SCALE=full for full size) -----------
