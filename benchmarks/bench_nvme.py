@@ -44,7 +44,7 @@ GIB, MIB = 1 << 30, 1 << 20
 FLEET_DISK_BYTES, FLEET_USED_BYTES = GIB, 80 * MIB
 BIG_DISK_BYTES, BIG_USED_BYTES = 250 * 10**9, 2 * GIB
 DEFAULT_MODEL = "Amazon EC2 NVMe Instance Storage"
-MORE = 5
+MORE = 4
 
 
 def judge_node_action() -> Any:
@@ -181,7 +181,7 @@ def fixed_cost(count: int, runs: int) -> list[Figure]:
             if turn >= runs and all(_ratio(spent, which) <= 1.3 for which in ("first", "second")):
                 break
             startup.append(timed(lambda: made.playbook(empty) and None)[0])
-            for way in sorted(ways, reverse=bool(turn % 2)):  # each goes first in turn
+            for way in sorted(ways, reverse=bool(turn % 2)):  # each goes first in turn, as often as the other
                 made.hosts.renew()
                 for again, times, cpu in ((False, spent[way].first, spent[way].first_cpu),
                                           (True, spent[way].second, spent[way].second_cpu)):
@@ -348,7 +348,7 @@ def main() -> int:
         sys.stderr.write(f"bench-nvme: {problem}\n")
         return 2
     try:
-        figures = fixed_cost(32 if small() else 50, 3 if small() else 5) + formatting(5 if small() else 11)
+        figures = fixed_cost(32 if small() else 50, 4 if small() else 6) + formatting(5 if small() else 11)
     except KeyboardInterrupt:
         return 130
     return report(*figures)
