@@ -1,7 +1,5 @@
 # Every value that must not get as far as AWS. What each message says is asserted by tests/terraform, which reads it.
-mock_provider "aws" {
-  source = "./tests/mocks"
-}
+# Planned in a folder with nothing but the variables: no provider is started for that, so a run takes a moment.
 
 variables {
   environment  = "prod"
@@ -11,6 +9,10 @@ variables {
 
 run "environment_in_upper_case" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     environment = "Prod"
@@ -22,6 +24,10 @@ run "environment_in_upper_case" {
 run "environment_too_long" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     environment = "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"
   }
@@ -31,6 +37,10 @@ run "environment_too_long" {
 
 run "sandbox_that_ends_in_a_hyphen" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     sandbox = "anna-"
@@ -42,6 +52,10 @@ run "sandbox_that_ends_in_a_hyphen" {
 run "sandbox_that_is_empty" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     sandbox = ""
   }
@@ -51,6 +65,10 @@ run "sandbox_that_is_empty" {
 
 run "cluster_by_its_arn" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     cluster_name = "arn:aws:eks:us-east-1:111122223333:cluster/judge"
@@ -62,6 +80,10 @@ run "cluster_by_its_arn" {
 run "no_subnets" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     subnet_ids = []
   }
@@ -71,6 +93,10 @@ run "no_subnets" {
 
 run "a_subnet_that_is_a_vpc" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     subnet_ids = ["subnet-0aaaaaaaaaaaaaaaa", "vpc-1"]
@@ -82,6 +108,10 @@ run "a_subnet_that_is_a_vpc" {
 run "a_security_group_by_name" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     security_group_ids = ["nodes"]
   }
@@ -91,6 +121,10 @@ run "a_security_group_by_name" {
 
 run "six_security_groups" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     security_group_ids = ["sg-0", "sg-1", "sg-2", "sg-3", "sg-4", "sg-5"]
@@ -102,6 +136,10 @@ run "six_security_groups" {
 run "capacity_type_in_lower_case" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     capacity_type = "spot"
   }
@@ -111,6 +149,10 @@ run "capacity_type_in_lower_case" {
 
 run "no_instance_types" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     instance_types = []
@@ -122,6 +164,10 @@ run "no_instance_types" {
 run "an_instance_family" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     instance_types = ["g5.xlarge", "g5"]
   }
@@ -131,6 +177,10 @@ run "an_instance_family" {
 
 run "an_instance_type_twice" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     instance_types = ["g5.xlarge", "g5.xlarge"]
@@ -142,6 +192,10 @@ run "an_instance_type_twice" {
 run "disk_smaller_than_the_image" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     disk_size_gib = 19
   }
@@ -151,6 +205,10 @@ run "disk_smaller_than_the_image" {
 
 run "half_a_gibibyte" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     disk_size_gib = 20.5
@@ -162,6 +220,10 @@ run "half_a_gibibyte" {
 run "amazon_linux_2" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     ami_type = "AL2_x86_64_GPU"
   }
@@ -171,6 +233,10 @@ run "amazon_linux_2" {
 
 run "bottlerocket" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     ami_type = "BOTTLEROCKET_x86_64_NVIDIA"
@@ -182,6 +248,10 @@ run "bottlerocket" {
 run "an_image_without_a_driver" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     ami_type = "AL2023_x86_64_STANDARD"
   }
@@ -191,6 +261,10 @@ run "an_image_without_a_driver" {
 
 run "image_release_by_ami_id" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     ami_release_version = "ami-0abc"
@@ -202,6 +276,10 @@ run "image_release_by_ami_id" {
 run "kubernetes_version_with_a_v" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     kubernetes_version = "v1.33"
   }
@@ -211,6 +289,10 @@ run "kubernetes_version_with_a_v" {
 
 run "desired_size_below_zero" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     desired_size = -1
@@ -222,6 +304,10 @@ run "desired_size_below_zero" {
 run "min_size_of_a_half" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     min_size = 0.5
   }
@@ -231,6 +317,10 @@ run "min_size_of_a_half" {
 
 run "max_size_of_zero" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     max_size = 0
@@ -242,6 +332,10 @@ run "max_size_of_zero" {
 run "node_role_label_with_a_space" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     node_role_label = "ai gpu"
   }
@@ -251,6 +345,10 @@ run "node_role_label_with_a_space" {
 
 run "label_role_set_twice" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     labels = { role = "x" }
@@ -262,6 +360,10 @@ run "label_role_set_twice" {
 run "label_with_a_bad_key" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     labels = { "te am" = "x" }
   }
@@ -271,6 +373,10 @@ run "label_with_a_bad_key" {
 
 run "label_that_kubelet_refuses" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     labels = { "node-role.kubernetes.io/gpu" = "x" }
@@ -282,6 +388,10 @@ run "label_that_kubelet_refuses" {
 run "label_with_an_empty_value" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     labels = { team = "" }
   }
@@ -291,6 +401,10 @@ run "label_with_an_empty_value" {
 
 run "taint_with_a_bad_key" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     taints = [{ key = "s ku" }]
@@ -302,6 +416,10 @@ run "taint_with_a_bad_key" {
 run "taint_without_a_key" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     taints = [{ key = null }]
   }
@@ -311,6 +429,10 @@ run "taint_without_a_key" {
 
 run "taint_with_a_bad_value" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     taints = [{ key = "sku", value = "g pu" }]
@@ -322,6 +444,10 @@ run "taint_with_a_bad_value" {
 run "taint_with_another_effect" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     taints = [{ key = "sku", value = "gpu", effect = "NoScheduling" }]
   }
@@ -331,6 +457,10 @@ run "taint_with_another_effect" {
 
 run "a_taint_key_twice" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     taints = [{ key = "sku", effect = "NoSchedule" }, { key = "sku", effect = "NoExecute" }]
@@ -342,6 +472,10 @@ run "a_taint_key_twice" {
 run "startup_taint_with_a_value" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     startup_taint_key = "model=not-ready"
   }
@@ -351,6 +485,10 @@ run "startup_taint_with_a_value" {
 
 run "max_unavailable_of_zero" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     max_unavailable = 0
@@ -362,6 +500,10 @@ run "max_unavailable_of_zero" {
 run "max_unavailable_percentage_over_100" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     max_unavailable_percentage = 101
   }
@@ -371,6 +513,10 @@ run "max_unavailable_percentage_over_100" {
 
 run "hop_limit_of_zero" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     imds_hop_limit = 0
@@ -382,6 +528,10 @@ run "hop_limit_of_zero" {
 run "kms_key_by_alias" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     kms_key_arn = "alias/ebs"
   }
@@ -391,6 +541,10 @@ run "kms_key_by_alias" {
 
 run "tags_of_the_module_s_own" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     tags = { Environment = "x", role = "y" }
@@ -402,6 +556,10 @@ run "tags_of_the_module_s_own" {
 run "tags_that_aws_keeps_for_itself" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     tags = { "aws:x" = "y" }
   }
@@ -411,6 +569,10 @@ run "tags_that_aws_keeps_for_itself" {
 
 run "too_many_tags" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     tags = { t0 = "x", t1 = "x", t2 = "x", t3 = "x", t4 = "x", t5 = "x", t6 = "x", t7 = "x", t8 = "x", t9 = "x", t10 = "x", t11 = "x", t12 = "x", t13 = "x", t14 = "x", t15 = "x", t16 = "x", t17 = "x", t18 = "x", t19 = "x", t20 = "x", t21 = "x", t22 = "x", t23 = "x", t24 = "x", t25 = "x", t26 = "x", t27 = "x", t28 = "x", t29 = "x", t30 = "x", t31 = "x", t32 = "x", t33 = "x", t34 = "x", t35 = "x", t36 = "x", t37 = "x", t38 = "x", t39 = "x", t40 = "x" }
@@ -422,6 +584,10 @@ run "too_many_tags" {
 run "nvme_owner_auto" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     nvme_owner = "auto"
   }
@@ -431,6 +597,10 @@ run "nvme_owner_auto" {
 
 run "nvme_mount_path_of_the_root" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     nvme_mount_path = "/"
@@ -442,6 +612,10 @@ run "nvme_mount_path_of_the_root" {
 run "nvme_strategy_in_lower_case" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     nvme_strategy = "raid0"
   }
@@ -451,6 +625,10 @@ run "nvme_strategy_in_lower_case" {
 
 run "nvme_fstype_btrfs" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     nvme_fstype = "btrfs"
@@ -462,6 +640,10 @@ run "nvme_fstype_btrfs" {
 run "nvme_nodeadm_path_that_is_relative" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     nvme_nodeadm_path = "mnt/disks"
   }
@@ -471,6 +653,10 @@ run "nvme_nodeadm_path_that_is_relative" {
 
 run "nvme_wait_of_two_days" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     nvme_wait_seconds = 172800
@@ -482,6 +668,10 @@ run "nvme_wait_of_two_days" {
 run "judge_node_over_plain_http" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     judge_node = { url = "http://example.com/judge-node.pyz", sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" }
   }
@@ -491,6 +681,10 @@ run "judge_node_over_plain_http" {
 
 run "judge_node_with_half_a_hash" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     judge_node = { url = "https://example.com/judge-node.pyz", sha256 = "9f86d081884c7d659a2feaa0c55ad015" }
@@ -502,6 +696,10 @@ run "judge_node_with_half_a_hash" {
 run "judge_node_program_that_is_not_there" {
   command = plan
 
+  module {
+    source = "./tests/variables"
+  }
+
   variables {
     judge_node_program = "no-such-file.pyz"
   }
@@ -511,6 +709,10 @@ run "judge_node_program_that_is_not_there" {
 
 run "timeouts_without_a_unit" {
   command = plan
+
+  module {
+    source = "./tests/variables"
+  }
 
   variables {
     timeouts = { create = "60" }

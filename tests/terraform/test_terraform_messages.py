@@ -6,7 +6,6 @@ A folder with nothing but the files of variables has no provider to start, so a 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +100,7 @@ CASES: list[tuple[str, Any, str]] = [
 @pytest.fixture(scope="module")
 def variables(terraform: Terraform) -> Path:
     """A folder with the root module's variables, and nothing else."""
-    folder = terraform.home / "variables"
-    folder.mkdir()
-    for path in terraform.tree.glob("variables*.tf"):
-        shutil.copy(path, folder)
-    return folder
+    return terraform.tree / "tests" / "variables"
 
 
 def _said(terraform: Terraform, folder: Path, variable: str, value: Any) -> list[str]:
