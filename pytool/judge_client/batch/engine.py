@@ -196,7 +196,10 @@ class _Batch:
             if self._out.exists() and self._out.stat().st_size:
                 if _complete(self._out, self._binding, self._served.name, retry_failed):
                     raise _exists(self._out, "and complete")
-                journal.replace(self._binding, self._written(path))
+                summary = load_summary(self._out)
+                # Scores that were given while the judge drifted stay in the output, and so does the drift.
+                seen = [one.to_dict() for one in summary.canaries] if summary else []
+                journal.replace(self._binding, self._written(path), seen)
             else:
                 journal.begin(self._binding)
             summary_path(self._out).unlink(missing_ok=True)

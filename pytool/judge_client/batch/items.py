@@ -61,7 +61,7 @@ def read_items(path: Path | str, pairs: bool) -> Iterator[Item | PairItem]: ...
 def read_items(path: Path | str, pairs: bool = False) -> Iterator[Item | PairItem]:
     """Yield the items of a .jsonl (.ndjson), .csv or .parquet file, in its order.
 
-    What JSON has no word for (NaN) becomes null in `extra`. Raises InputProblem (ITEMS_UNUSABLE), naming the file and
+    What JSON has no word for (NaN, 1e999) becomes null in `extra`. Raises InputProblem (ITEMS_UNUSABLE), naming the file and
     the line, for a file or an item that cannot be read; ids may repeat here (survey.py tells).
     """
     path = Path(path)
@@ -125,7 +125,7 @@ def _jsonl(path: Path) -> Rows:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, parse_constant=lambda _: None)
+                row = json.loads(line, parse_constant=lambda _: None, parse_float=_finite)
             except (ValueError, RecursionError) as error:
                 raise _problem(f"{path}, line {number}", f"{error}, wanted a JSON object; it starts with "
                                f"{line[:40]!r}") from None
@@ -184,6 +184,12 @@ def _parquet(path: Path) -> Rows:
                     yield "row", number, {name: _plain(value) for name, value in row.items()}
     except pyarrow.ArrowException as error:
         raise _problem(str(path), f"{' '.join(str(error).split())[:200]}, wanted a Parquet file") from None
+
+
+def _finite(number: str) -> float | None:
+    """Return a number of JSON; None for one beyond what a float holds (1e999), which would be written as Infinity."""
+    found = float(number)
+    return found if math.isfinite(found) else None
 
 
 def _plain(value: Any) -> Any:

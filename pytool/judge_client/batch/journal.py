@@ -91,9 +91,9 @@ class Journal:
         self.binding = dict(binding)
         self._write(json.dumps({"schema": SCHEMA, **binding}).encode() + b"\n")
 
-    def replace(self, binding: Mapping[str, Any],
-                records: Iterable[tuple[int, Status, str | None, bool, int, bytes]]) -> None:
-        """Fill an empty journal with records, all or none of them: a kill leaves it empty."""
+    def replace(self, binding: Mapping[str, Any], records: Iterable[tuple[int, Status, str | None, bool, int, bytes]],
+                canaries: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Fill an empty journal with records and canaries, all or none of them: a kill leaves it empty."""
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         path, was = self.path, self._fd
         try:
@@ -103,6 +103,8 @@ class Journal:
             self.begin(binding)
             for record in records:
                 self.append(*record)
+            for sighting in canaries:
+                self.append_canary(Status.SCORED if sighting["score"] else Status.UNSCORED, None, 0, sighting)
             os.fsync(self._fd)
             temporary.replace(path)
         except BaseException as error:
@@ -182,7 +184,12 @@ class Journal:
             head = None
         if isinstance(head, dict):
             self._end = len(first)
-            if head.pop("schema", None) == SCHEMA:
+            ours = head.pop("schema", None) == SCHEMA
+            if ours and head.get("items", len(self._states)) != len(self._states):
+                # Of another batch: its records are more than there are places for, and none of them is torn.
+                self.binding = head
+                self._end = os.fstat(self._fd).st_size
+            elif ours:
                 self.binding = head
                 for line in file:
                     if not self._take(line):

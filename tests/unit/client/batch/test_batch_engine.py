@@ -203,6 +203,18 @@ def test_on_request_a_complete_output_is_mended(place: Place) -> None:
     assert_whole(place.out, responses)
 
 
+def test_mending_an_output_does_not_forget_that_its_canaries_drifted(place: Place) -> None:
+    responses = place.items(40)
+    drifted = FakeJudge(lambda text, _: {CANARIES[1].model_response: scored(9), responses[2]: TRUNCATED}.get(text))
+    before = place.run(drifted)
+    assert before.reason == "CANARY_DRIFT"
+    summary = place.run(FakeJudge(), retry_failed=True)
+    assert summary.scored == 40
+    assert (summary.reason, summary.canaries_ok) == ("CANARY_DRIFT", False)
+    assert summary.message == before.message
+    assert [one for one in summary.canaries if one.score == 9 and one.expect == "bad"]
+
+
 def test_a_batch_that_is_complete_is_not_asked_again(place: Place) -> None:
     place.items(5)
     first = place.run(FakeJudge())
@@ -264,6 +276,18 @@ def test_a_journal_of_other_items_is_not_gone_on_with(place: Place) -> None:
     problem = _refused(place, FakeJudge())
     assert problem.reason == "JOURNAL_MISMATCH"
     assert "another input" in problem.message
+
+
+def test_a_journal_of_more_items_is_left_as_it_is(place: Place) -> None:
+    responses = place.items(100)
+    place.cut(FakeJudge(), 20, window=4)
+    place.items(3)
+    assert "another input, items" in _refused(place, FakeJudge()).message
+    place.items(100)
+    judge = FakeJudge()
+    assert place.run(judge).resumed == 18
+    assert judge.items_asked.total() == 82
+    assert_whole(place.out, responses)
 
 
 def test_a_journal_of_another_model_is_not_gone_on_with(place: Place) -> None:

@@ -68,8 +68,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
 
 
 def test_what_json_has_no_word_for_is_null_in_extra(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path / "a.jsonl", '{"prompt": "p", "response": "r", "mean": NaN}')
-    assert [item.extra for item in read_items(path)] == [{"mean": None}]
+    path = _jsonl(tmp_path / "a.jsonl", '{"prompt": "p", "response": "r", "mean": NaN, "far": -1e999, "near": 1.5}')
+    assert [item.extra for item in read_items(path)] == [{"mean": None, "far": None, "near": 1.5}]
 
 
 def test_columns_of_parquet_become_values_that_json_can_hold(tmp_path: Path) -> None:
