@@ -61,8 +61,8 @@ def read_items(path: Path | str, pairs: bool) -> Iterator[Item | PairItem]: ...
 def read_items(path: Path | str, pairs: bool = False) -> Iterator[Item | PairItem]:
     """Yield the items of a .jsonl (.ndjson), .csv or .parquet file, in its order.
 
-    What JSON has no word for (NaN, 1e999) becomes null in `extra`. Raises InputProblem (ITEMS_UNUSABLE), naming the file and
-    the line, for a file or an item that cannot be read; ids may repeat here (survey.py tells).
+    What JSON has no word for (NaN, 1e999) becomes null in `extra`. Raises InputProblem (ITEMS_UNUSABLE), naming the
+    file and the line, for a file or an item that cannot be read; ids may repeat here (survey.py tells).
     """
     path = Path(path)
     read = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
