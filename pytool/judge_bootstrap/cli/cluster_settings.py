@@ -31,8 +31,9 @@ LOADER_LEVEL = "privileged"
 class ClusterSettings:
     """Where the judge of an environment runs. `kubeconfig` and `context` None: kubectl's own.
 
-    `api_key_secret_name` is None where no API key is wanted, `render_dir` is where manifests are written instead of
-    being applied. `variables`: every role variable by name, not rendered: `render` gives more of them.
+    `api_key_secret_name` is None where no API key is wanted, `replicas` where their number is left to whoever scales,
+    `node_taint` is empty where taints are left alone; `render_dir` is where manifests are written instead of being
+    applied. `variables`: every role variable by name, not rendered: `render` gives more of them.
     """
 
     env: str
@@ -51,7 +52,7 @@ class ClusterSettings:
     api_key_secret_name: str | None
     image: str
     gpu_count: int
-    replicas: int
+    replicas: int | None
     node_selector: Mapping[str, str]
     tolerations: Sequence[Mapping[str, Any]]
     node_taint: str
@@ -142,8 +143,8 @@ def cluster_settings_of(render: Render, environment: Any, variables: Mapping[str
         api_key_secret_name=values.text("vllm_k8s_api_key_secret_name"),
         # With a digest the tag only tells people the version; it is the same text as the role's.
         image=f"{image}:{tag}@{digest}" if digest else f"{image}:{tag}", gpu_count=values.number("vllm_k8s_gpu_count"),
-        replicas=values.number("vllm_k8s_replicas"), node_selector=values.mapping("vllm_k8s_node_selector"),
-        tolerations=values.items("vllm_k8s_tolerations"), node_taint=values.need("vllm_k8s_node_taint"),
+        replicas=values.number_or_none("vllm_k8s_replicas"), node_selector=values.mapping("vllm_k8s_node_selector"),
+        tolerations=values.items("vllm_k8s_tolerations"), node_taint=values.text("vllm_k8s_node_taint") or "",
         pod_security=values.text("vllm_k8s_pod_security"), store_volume=values.need("vllm_k8s_store_volume"),
         network_policy=values.truth("vllm_k8s_network_policy"), run_as_user=values.number("vllm_k8s_run_as_user"),
         model_cache_dir=values.need("model_cache_dir"), variables=variables)
@@ -183,6 +184,10 @@ class _Values:
         if isinstance(value, bool) or not (text.isascii() and text.isdigit()):
             raise self._wrong(name, value, "a whole number")
         return int(text)
+
+    def number_or_none(self, name: str) -> int | None:
+        """Return a whole number from 0, None for null."""
+        return None if self._get(name) is None else self.number(name)
 
     def truth(self, name: str) -> bool:
         """Return a truth value as Ansible reads it."""

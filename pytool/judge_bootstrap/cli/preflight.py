@@ -105,12 +105,15 @@ def examine(settings: ClusterSettings, world: World, *, warn: Callable[[str], No
     if settings.render_dir:
         return Found([Check("Kubernetes", "warn", f"not asked: manifests are files in {settings.render_dir}",
                             "a cluster, reachable", "set vllm_k8s_render_dir to null, to have them applied")], [], None)
+    done: list[Check] = []
+    missing: list[Right] | None = None
     try:
         api_client = world.connect(settings)
         version = cluster.read_version(api_client)
         rights = wanted_rights(_scope(settings))
         missing = cluster.missing_rights(api_client, rights)
-        done = [checks.check_version(api_client.configuration.host, version), checks.check_rights(missing, len(rights))]
+        done += [checks.check_version(api_client.configuration.host, version),
+                 checks.check_rights(missing, len(rights))]
         done += [checks.check_namespace(facts) for facts in _namespaces(settings, api_client)]
         nodes = cluster.read_gpu_nodes(api_client, settings.selector, settings.node_taint,
                                        settings.labels("judge-inference"))
@@ -123,7 +126,7 @@ def examine(settings: ClusterSettings, world: World, *, warn: Callable[[str], No
             verdict, proven = world.prove(settings, api_client, warn), True
         done.append(checks.check_policies(verdict, wanted=settings.network_policy, proven=proven))
     except BootstrapError as error:
-        if error.reason == "CLUSTER_UNREACHABLE" or not prove:
+        if error.reason == "CLUSTER_UNREACHABLE" or not prove or not done:
             return Found([checks.check_unreachable(error.message, error.reason, error.hint)], [], None)
         done.append(Check("NetworkPolicy", "fail", f"cannot be tried: {error.message}", "two pods that run", error.hint,
                           error.reason))
@@ -138,7 +141,8 @@ def _scope(settings: ClusterSettings) -> Any:
     return Scope(settings.namespace, settings.loader_namespace if settings.loader else None,
                  network_policy=settings.network_policy,
                  service_monitor=is_wanted(settings.variables.get("vllm_k8s_service_monitor")),
-                 ingress=is_wanted(settings.variables.get("vllm_k8s_ingress")))
+                 ingress=is_wanted(settings.variables.get("vllm_k8s_ingress")),
+                 looked_in=("default", *(() if settings.loader else (settings.loader_namespace,))))
 
 
 def _namespaces(settings: ClusterSettings, api_client: Any) -> list[Any]:

@@ -118,7 +118,7 @@ def warmup(app: AppContext, requests: int, wait_seconds: int, extra: tuple[str, 
     if not servers:
         raise BootstrapError(f"no pod of {settings.namespace}/{settings.service_name} is ready, so there is nothing to "
                              "warm up", reason="POD_PENDING", hint=f"judge-bootstrap --env {settings.env} health")
-    pace = _Pace(app, settings.env, requests, time.monotonic() + wait_seconds)
+    pace = _Pace(app, settings.env, requests, wait_seconds, time.monotonic)
     outcomes = each(lambda server: pace.warm(site, server), servers, AT_ONCE)
     bad = [outcome for outcome in outcomes if outcome.reason]
     if app.json:
@@ -138,9 +138,10 @@ def warmup(app: AppContext, requests: int, wait_seconds: int, extra: tuple[str, 
 class _Pace:
     """Warms one pod after the other or several at once, and tells how far each is."""
 
-    def __init__(self, app: AppContext, env: str, requests: int, give_up: float,
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        self._app, self._env, self._requests, self._give_up, self._clock = app, env, requests, give_up, clock
+    def __init__(self, app: AppContext, env: str, requests: int, wait_seconds: int,
+                 clock: Callable[[], float]) -> None:
+        self._app, self._env, self._requests, self._wait_seconds, self._clock = app, env, requests, wait_seconds, clock
+        self._give_up = clock() + wait_seconds
         self._telling = threading.Lock()
 
     def warm(self, site: Site, server: ReadyPod) -> Outcome:
@@ -181,7 +182,7 @@ class _Pace:
         return self._unsettled(outcome, len(seconds))
 
     def _unsettled(self, outcome: Callable[..., Outcome], sent: int) -> Outcome:
-        limit, more = "time", f"--wait {2 * WAIT_SECONDS}"
+        limit, more = "time", f"--wait {2 * self._wait_seconds}"
         if sent >= self._requests:
             limit, more = "requests", f"--requests {2 * self._requests}"
         message = f"its latency had not settled when the {limit} ran out, after {sent} requests"

@@ -108,8 +108,11 @@ def _refused(name: str, wanted: str, facts: NamespaceFacts, found: str) -> Check
                  f"-e {facts.variable}=ANOTHER", "POD_FORBIDDEN")
 
 
-def check_gpus(nodes: Sequence[GpuNode] | None, selector: str, replicas: int, gpus_each: int) -> list[Check]:
-    """Check the GPU nodes, whether their models are there, and whether the replicas fit. `nodes` None: may not look."""
+def check_gpus(nodes: Sequence[GpuNode] | None, selector: str, replicas: int | None, gpus_each: int) -> list[Check]:
+    """Check the GPU nodes, whether their models are there, and whether the replicas fit.
+
+    `nodes` None: may not look; `replicas` None: whoever scales says how many, so one has to fit.
+    """
     wanted = "every node ready, with allocatable nvidia.com/gpu"
     if nodes is None:
         return [Check("GPU nodes", "warn", "nodes may not be listed", wanted, "kubectl auth can-i list nodes",
@@ -134,13 +137,15 @@ def _check_models(nodes: Sequence[GpuNode]) -> Check:
                  "nothing: a run, or the loader, brings it")
 
 
-def _check_capacity(usable: Sequence[GpuNode], replicas: int, gpus_each: int) -> Check:
+def _check_capacity(usable: Sequence[GpuNode], wanted_replicas: int | None, gpus_each: int) -> Check:
+    replicas = 1 if wanted_replicas is None else wanted_replicas
     open_nodes = [node for node in usable if node.schedulable]
     each = max(1, gpus_each)
     room = sum(node.gpus // each for node in open_nodes)
     free = sum(max(0, node.gpus - (node.used or 0)) // each for node in open_nodes)
     total = sum(node.gpus for node in open_nodes)
     wanted = f"room for {replicas} replicas with {gpus_each} GPU each"
+    wanted += "; vllm_k8s_replicas is null: whoever scales says how many" if wanted_replicas is None else ""
     found = f"{total} GPUs on {len(open_nodes)} schedulable nodes, room for {room} replicas"
     if all(node.used is not None for node in open_nodes):
         found += f", {free} of them not taken by pods of others"

@@ -30,25 +30,37 @@ class Right:
 
 @dataclass(frozen=True)
 class Scope:
-    """What of the settings decides which rights are wanted. `loader_namespace` None: no loader."""
+    """What of the settings decides which rights are wanted. `loader_namespace` None: no loader.
+
+    `looked_in`: namespaces in which a prune only looks for what an earlier run has left.
+    """
 
     namespace: str
     loader_namespace: str | None
     network_policy: bool = True
     service_monitor: bool = False
     ingress: bool = False
+    looked_in: Sequence[str] = ("default",)
 
 
 NETWORK, APPS, POLICY, RBAC = "networking.k8s.io", "apps", "policy", "rbac.authorization.k8s.io"
 ADMISSION, MONITORING, BATCH = "admissionregistration.k8s.io", "monitoring.coreos.com", "batch"
+DISCOVERY = "discovery.k8s.io"
+# All that a prune looks for in a namespace.
+_PRUNED = [("", "configmaps"), ("", "serviceaccounts"), ("", "persistentvolumeclaims"), ("", "services"),
+           (APPS, "deployments"), (APPS, "daemonsets"), (POLICY, "poddisruptionbudgets"), (NETWORK, "networkpolicies"),
+           (NETWORK, "ingresses"), (MONITORING, "servicemonitors"), (RBAC, "roles"), (RBAC, "rolebindings")]
 
 
 def wanted_rights(scope: Scope) -> list[Right]:
     """Return every right that the role and the commands beside it use, each once, sorted."""
-    return sorted({*_serving(scope), *(_loader(scope) if scope.loader_namespace else ()), *_cluster(scope)})
+    left = (right for namespace in scope.looked_in for right in _in(namespace, [], _PRUNED))
+    return sorted({*_serving(scope), *(_loader(scope) if scope.loader_namespace else ()), *_cluster(scope), *left})
 
 
 def _serving(scope: Scope) -> Iterator[Right]:
+    # A port-forward is a WebSocket, so a GET: `get` alone until 1.34, `create` as well from 1.35 on
+    # (kubernetes/kubernetes#134577).
     made = [("", "configmaps"), ("", "serviceaccounts"), ("", "persistentvolumeclaims"), ("", "services"),
             (APPS, "deployments"), (POLICY, "poddisruptionbudgets")]
     made += [(NETWORK, "networkpolicies")] if scope.network_policy else []
@@ -58,9 +70,11 @@ def _serving(scope: Scope) -> Iterator[Right]:
                   (APPS, "daemonsets"), (RBAC, "roles"), (RBAC, "rolebindings")]
     yield from _in(scope.namespace, made, looked_for)
     for resource, verb in (("secrets", "get"), ("secrets", "create"), ("secrets", "patch"), ("pods", "get"),
-                           ("pods", "list"), ("pods/log", "get"), ("pods/portforward", "create"), ("events", "list")):
+                           ("pods", "list"), ("pods/log", "get"), ("pods/portforward", "get"),
+                           ("pods/portforward", "create"), ("events", "list")):
         yield Right(scope.namespace, resource, verb)
     yield Right(scope.namespace, "replicasets", "list", APPS)
+    yield Right(scope.namespace, "endpointslices", "list", DISCOVERY)
 
 
 def _loader(scope: Scope) -> Iterator[Right]:
@@ -72,7 +86,7 @@ def _loader(scope: Scope) -> Iterator[Right]:
                   (POLICY, "poddisruptionbudgets"), (RBAC, "roles"), (RBAC, "rolebindings")]
     yield from _in(namespace, made, looked_for)
     for resource, verb in (("secrets", "get"), ("secrets", "create"), ("secrets", "patch"), ("pods", "get"),
-                           ("pods", "list"), ("pods/log", "get"), ("events", "list")):
+                           ("pods", "list"), ("pods", "patch"), ("pods/log", "get"), ("events", "list")):
         yield Right(namespace, resource, verb)
 
 

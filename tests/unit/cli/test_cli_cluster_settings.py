@@ -47,6 +47,13 @@ def test_what_comes_from_the_command_line_is_text_and_is_read_as_ansible_does() 
     assert (found.port, found.replicas, found.loader) == (9000, 3, False)
 
 
+def test_what_the_role_takes_as_null_is_null_here_too() -> None:
+    found = settings_of(vllm_k8s_replicas=None, vllm_k8s_node_taint=None)
+    assert (found.replicas, found.node_taint) == (None, "")
+    with pytest.raises(UsageProblem, match="vllm_k8s_replicas is .many., wanted: a whole number"):
+        settings_of(vllm_k8s_replicas="many")
+
+
 def test_a_template_means_what_it_means_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHERE", "/from/the/environment")
     found = settings_of(

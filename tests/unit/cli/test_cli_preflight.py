@@ -13,13 +13,13 @@ from cluster_desks import ROLES, shipped_variables
 from fakes_cli import Desk
 from fakes_kube import Call, FakeKube, api_error
 from judge_bootstrap.adapters import kube_preflight
-from judge_bootstrap.adapters.objects import KINDS
+from judge_bootstrap.adapters.objects import KINDS, unwanted
 from judge_bootstrap.cli.context import AppContext
 from judge_bootstrap.cli.main import cli
 from judge_bootstrap.cli.preflight import World
 from judge_bootstrap.core.errors import BootstrapError
 from judge_bootstrap.core.kube_checks import check_version
-from judge_bootstrap.core.kube_rights import Scope, table, wanted_rights
+from judge_bootstrap.core.kube_rights import Right, Scope, table, wanted_rights
 from judge_bootstrap.core.network_enforcement import Agent, Enforcement, NetworkFacts, conclude
 
 COMMIT = "a" * 40
@@ -187,8 +187,42 @@ def test_every_kind_that_the_role_makes_has_its_rights_asked_for() -> None:
         assert {(plurals[kind], verb) for verb in ("get", "create", "patch")} <= asked, kind
 
 
+def test_what_a_prune_looks_for_has_its_rights_asked_for(bench: Bench) -> None:
+    bench.missing = {("", "nodes", "patch")}  # who may do everything is asked nothing more
+    for variables in ({}, {"vllm_k8s_loader": False}):
+        bench.desk.role_variables.update(variables)
+        bench.json()
+        asked = {(found["namespace"], found["resource"]) for call in bench.kube.calls if call.path == REVIEWS
+                 if (found := call.body["spec"]["resourceAttributes"])["verb"] == "list"}
+        kube = FakeKube()
+        list(unwanted(kube, "owner", ["llm-judge", "llm-judge-loader", "default"], []))
+        looked = {(place[1] if (place := re.search("/namespaces/([^/]+)/", call.path)) else "",
+                   call.path.rpartition("/")[2]) for call in kube.calls}
+        assert len(looked) > 30 and looked <= asked
+        bench.kube.calls.clear()
+
+
+def test_a_port_forward_is_a_websocket_which_needs_two_rights() -> None:
+    asked = {(right.namespace, right.resource, right.verb) for right in wanted_rights(Scope("a", "b"))}
+    assert {("a", "pods/portforward", "get"), ("a", "pods/portforward", "create")} <= asked
+
+
+def test_what_verify_and_an_update_ask_has_its_rights_asked_for() -> None:
+    asked = wanted_rights(Scope("a", "b"))
+    assert Right("a", "endpointslices", "list", "discovery.k8s.io") in asked
+    assert Right("b", "pods", "patch") in asked
+
+
+def test_replicas_that_somebody_else_scales_need_room_for_one(bench: Bench) -> None:
+    bench.desk.role_variables["vllm_k8s_replicas"] = None
+    found = bench.check("GPU capacity")
+    assert (found["status"], found["wanted"]) == (
+        "ok", "room for 1 replicas with 1 GPU each; vllm_k8s_replicas is null: whoever scales says how many")
+
+
 def test_the_table_joins_the_verbs_of_one_resource() -> None:
-    rights = [right for right in wanted_rights(Scope("a", None)) if right.resource == "services"]
+    rights = [right for right in wanted_rights(Scope("a", None))
+              if (right.namespace, right.resource) == ("a", "services")]
     assert table(rights) == [("a", "services", "get, list, create, patch, delete")]
 
 
@@ -370,6 +404,15 @@ def test_a_proof_that_cannot_be_made_keeps_the_other_rows(bench: Bench) -> None:
     bench.proven = BootstrapError("pod x does not run", reason="POD_PENDING", hint="look")
     code, answer = bench.json("--prove-network-policy")
     assert (code, len(answer["checks"]), answer["checks"][-1]["reason"]) == (1, 9, "POD_PENDING")
+
+
+def test_credentials_that_have_run_out_are_one_failed_row(bench: Bench) -> None:
+    def refuse(call: Call) -> Any:
+        raise api_error(401, "Unauthorized")
+
+    bench.kube.answers["/version"] = refuse
+    code, answer = bench.json("--prove-network-policy")
+    assert (code, answer["reason"], len(answer["checks"])) == (1, "CLUSTER_DENIED", 1)
 
 
 def test_where_manifests_are_files_nothing_is_asked(bench: Bench) -> None:

@@ -105,6 +105,8 @@ def test_time_that_runs_out_ends_it_too(desk: Desk, monkeypatch: pytest.MonkeyPa
     found = json.loads(done.stdout)
     assert (done.exit_code, found["reason"]) == (1, "LATENCY_UNSETTLED")
     assert "when the time ran out" in found["message"]
+    # Twice what it was given, not twice the default.
+    assert found["hint"] == "judge-bootstrap --env prod warmup --wait 4"
 
 
 def test_a_pod_that_gives_an_error_does_not_keep_the_others_from_settling(desk: Desk) -> None:
