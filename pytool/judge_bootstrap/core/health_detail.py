@@ -12,7 +12,7 @@ from judge_bootstrap.core.kube_objects import many, seconds_since
 
 # A server that takes more than this share of its budget to start will one day not make it.
 SLOW_START = 0.5
-# The loader checks more often than that, whatever it is set to.
+# The loader writes its report anew twice a day, whether or not there is something new in it.
 STALE_CHECK_SECONDS = 2 * 86400.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import re
 import time
@@ -18,6 +19,9 @@ SYNCING, FAILED = "syncing", "failed"
 STATES = (COMPLETE, SYNCING, INCOMPLETE, CORRUPT, FAILED)
 _LABEL = re.compile(rf"{re.escape(PREFIX)}model-[0-9a-f]{{40}}")
 _MESSAGE_CHARACTERS = 300
+# A report that is older is written anew, with nothing new in it: so its age tells a loader that is gone from one that
+# has nothing to say (`judge-bootstrap health --verbose`).
+FRESH_SECONDS = 12 * 3600.0
 
 
 def label(commit: str) -> str:
@@ -86,7 +90,8 @@ def plan_patch(node: Mapping[str, Any], report: Report, taint: str | None) -> di
     if changed:
         metadata["labels"] = changed
     before = said(node)
-    if {key: value for key, value in before.items() if key != "at"} != report.as_dict():
+    same = {key: value for key, value in before.items() if key != "at"} == report.as_dict()
+    if not same or not _is_fresh(before.get("at")):
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         metadata["annotations"] = {STATE_ANNOTATION: json.dumps({**report.as_dict(), "at": at}, separators=(",", ":"))}
     if taint is not None:
@@ -98,6 +103,15 @@ def plan_patch(node: Mapping[str, Any], report: Report, taint: str | None) -> di
     if metadata:
         patch["metadata"] = metadata
     return patch
+
+
+def _is_fresh(at: Any) -> bool:
+    """Return whether a report of that time, as plan_patch writes it, is young enough to stand as it is."""
+    try:
+        then = calendar.timegm(time.strptime(at, "%Y-%m-%dT%H:%M:%SZ"))
+    except (TypeError, ValueError):
+        return False
+    return time.time() - then < FRESH_SECONDS
 
 
 def is_tainted(node: Mapping[str, Any], taint: str) -> bool:

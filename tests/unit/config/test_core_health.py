@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from judge_bootstrap.core.health import Answer, Found, Health, Link, assess, commit_of, served_names
-from judge_bootstrap.core.health_detail import detail_links, pod_details
+from judge_bootstrap.core.health_detail import STALE_CHECK_SECONDS, detail_links, pod_details
 from judge_bootstrap.core.health_pods import Names
 from judge_bootstrap.core.log_lines import (
     Line,
@@ -24,6 +24,7 @@ from judge_bootstrap.core.log_lines import (
 )
 from judge_bootstrap.core.settling import figures, has_settled
 from judge_bootstrap.core.vllm_metrics import read_metrics
+from judge_node.loader.node import FRESH_SECONDS
 from judge_node.reasons import REASONS
 
 COMMIT, OTHER = "a" * 40, "b" * 40
@@ -431,6 +432,8 @@ def test_a_key_that_is_wanted_and_not_there_fails() -> None:
 def test_a_loader_that_has_not_reported_for_days_is_warned_of() -> None:
     old = node(report={"state": "complete", "at": "2026-11-20T11:00:00Z"})
     assert details(well(nodes=[old]))["loader's last check"].status == "warn"
+    # One that has had nothing new to say for as long has written its report anew a few times.
+    assert FRESH_SECONDS < STALE_CHECK_SECONDS / 2
 
 
 def test_a_pods_details_name_the_image_by_digest() -> None:

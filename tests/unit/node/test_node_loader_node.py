@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,16 @@ def test_labels_of_others_are_never_touched() -> None:
 def test_a_node_that_says_all_of_it_is_not_patched() -> None:
     node = merge(node_with(taints=[OURS]), plan_patch(node_with(taints=[OURS]), ready(), TAINT))
     assert plan_patch(node, ready(), TAINT) == {}
+
+
+@pytest.mark.parametrize(("age_seconds", "written_anew"), [(60, False), (11 * 3600, False), (13 * 3600, True)])
+def test_a_report_with_nothing_new_is_written_anew_twice_a_day(age_seconds: float, written_anew: bool) -> None:
+    node = merge(node_with(taints=[OURS]), plan_patch(node_with(taints=[OURS]), ready(), TAINT))
+    said = json.loads(node["metadata"]["annotations"][STATE])
+    said["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age_seconds))
+    node["metadata"]["annotations"][STATE] = json.dumps(said)
+    patch = plan_patch(node, ready(), TAINT)
+    assert list(patch.get("metadata", {})) == (["annotations"] if written_anew else [])
 
 
 def test_the_annotation_is_the_documented_json() -> None:
