@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -106,7 +107,7 @@ def run_file(app: AppContext, server: ServerChoice, input_path: str, out_path: s
             raise Interrupted(f"interrupted{shown.kept(out)}", reason="INTERRUPTED", hint=GOES_ON) from None
         except Exception as found:
             raise _stopped(judge, found) from found.__cause__
-    error = _error_of(summary, out)
+    error = _error_of(judge, summary, out)
     was_complete = shown.last is None
     if not (app.json or app.quiet):
         for line in _lines(summary, out, was_complete):
@@ -150,11 +151,14 @@ def _stopped(judge: OpenJudge, error: Exception) -> Exception:
     return of_server
 
 
-def _error_of(summary: Summary, out: Path) -> BootstrapError | None:
+def _error_of(judge: OpenJudge, summary: Summary, out: Path) -> BootstrapError | None:
     if summary.reason is None:
         return None
-    hints = {"COVERAGE_LOW": f"judge-bootstrap judge report {out}   # why; then the same command with --retry-failed",
-             "CANARY_DRIFT": f"judge-bootstrap judge calibrate   # how far the judge is off; trust no score in {out}"}
+    # A forwarded port has gone by now.
+    calibrate = f"--env {judge.env} judge calibrate" if judge.env else f"judge calibrate --url {judge.base_url}"
+    report = f"judge-bootstrap judge report {shlex.quote(str(out))}"
+    hints = {"COVERAGE_LOW": f"{report}   # why; then the same command with --retry-failed",
+             "CANARY_DRIFT": f"judge-bootstrap {calibrate}   # how far the judge is off; trust no score in {out}"}
     return BootstrapError(summary.message, reason=summary.reason, hint=hints[summary.reason])
 
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,7 +82,7 @@ async def run_batch(
     output. `retry_failed` asks the items without a score again, also of an output that is complete. A server that is
     gone is waited for, `patience_seconds` at most. `progress` is called a few times a second.
 
-    An output that is complete, and of this very batch, is left alone: its summary is returned.
+    An output that is complete, and of this very batch, is left alone: its summary is returned, held against `floor`.
 
     Raises InputProblem for what must be changed first (ITEMS_UNUSABLE, OUTPUT_EXISTS, JOURNAL_MISMATCH,
     OUTPUT_IN_USE), BatchStopped when it could not go on (what it has is kept), and ValueError for options out of range.
@@ -103,7 +103,7 @@ async def run_batch(
         "rubric_sha256": judging.rubric.digest, "votes": votes, "texts": texts, **judging.settings}
     done = _complete(out, binding, judging.model, retry_failed)
     if done is not None:
-        return done
+        return _held_against(floor, done, out)
     served = await _served(client)
     # A model is its commit, where that is known: names are given to other ones, too.
     binding |= {"model": served.name, "model_version": served.commit or served.root}
@@ -148,6 +148,31 @@ def _complete(out: Path, binding: Mapping[str, Any], model: str | None, retry_fa
     if digest != summary.output_sha256:
         raise _exists(out, "and was changed since a batch wrote it")
     return None if retry_failed and summary.failed else summary
+
+
+def _held_against(floor: float, done: Summary, out: Path) -> Summary:
+    """Return the summary of a complete output by the floor that is asked for now, and keep it."""
+    if floor == done.floor:
+        return done
+    reason, message = _outcome(done.scored, done.total, floor, done.canaries)
+    summary = replace(done, floor=floor, reason=reason, message=message)
+    _save(summary, out)
+    return summary
+
+
+def _outcome(scored: int, total: int, floor: float, seen: Sequence[Sighting]) -> tuple[str | None, str]:
+    """Return the code of what fails a batch (None: nothing does), and how it went in a sentence."""
+    message = f"{scored} of {total} items are scored"
+    if scored / total < floor:
+        return "COVERAGE_LOW", f"{message} ({scored / total:.1%}), wanted at least {floor:.1%}"
+    return (None, message) if are_ok(seen) else ("CANARY_DRIFT", drift(seen))
+
+
+def _save(summary: Summary, out: Path) -> None:
+    try:
+        save_summary(summary, out)
+    except OSError as error:
+        raise unwritable(summary_path(out), error) from None
 
 
 def _exists(out: Path, how: str) -> InputProblem:
@@ -266,12 +291,7 @@ class _Batch:
             if reason is not None and count:
                 reasons[reason] += count
         seen = sightings(journal.canaries)
-        coverage = by_status[Status.SCORED] / total
-        reason, message = None, f"{by_status[Status.SCORED]} of {total} items are scored"
-        if coverage < self._floor:
-            reason, message = "COVERAGE_LOW", f"{message} ({coverage:.1%}), wanted at least {self._floor:.1%}"
-        elif not are_ok(seen):
-            reason, message = "CANARY_DRIFT", drift(seen)
+        reason, message = _outcome(by_status[Status.SCORED], total, self._floor, seen)
         first = journal.first(Status.SCORED)
         answer = {} if first is None else json.loads(journal.line(first))["comparison" if self._pairs else "verdict"]
         kind: Kind = "comparisons" if self._pairs else "judgements"
@@ -282,10 +302,7 @@ class _Batch:
             reasons=dict(sorted(reasons.items())), reason=reason, message=message, model=self._served.name,
             provenance=answer.get("provenance"), requests=journal.requests - self._requests_before, window=window,
             window_low=crew.window.lowest, batch=self._binding, output_sha256=self._output.finish())
-        try:
-            save_summary(summary, self._out)
-        except OSError as error:
-            raise unwritable(summary_path(self._out), error) from None
+        _save(summary, self._out)
         journal.remove()
         self._journal = None
         return summary

@@ -84,6 +84,7 @@ def test_too_few_scores_fail_with_what_is_missing_and_the_next_command(judge: Fa
     assert done.exit_code == 1
     assert "Without a score: REPLY_TRUNCATED 11" in done.stdout.splitlines()
     assert "Error: COVERAGE_LOW: 29 of 40 items are scored (72.5%), wanted at least 95.0%" in done.stderr
+    assert f"Hint: judge-bootstrap judge report {items.with_name('items.verdicts.jsonl')} " in done.stderr
     assert "the same command with --retry-failed" in done.stderr
     answer = json.loads(batch(items, "--json").stdout)
     assert (answer["ok"], answer["reason"], answer["was_complete"]) == (False, "COVERAGE_LOW", True)
@@ -120,6 +121,7 @@ def test_drift_is_said_at_once_and_fails_at_the_end(judge: FakeJudge, items: Pat
     said = "the canary 'known good' got 3 after 0 items, wanted at least 7"
     assert f"Warning: CANARY_DRIFT: {said}; the batch will fail" in done.stderr
     assert f"Error: CANARY_DRIFT: {said}" in done.stderr
+    assert f"Hint: judge-bootstrap judge calibrate --url {URL} " in done.stderr
     assert "Canaries DRIFTED: known good got 3, known bad got 2" in done.stdout
     assert len(read_lines(items.with_name("items.verdicts.jsonl"))) == 40
 

@@ -225,6 +225,20 @@ def test_a_batch_that_is_complete_is_not_asked_again(place: Place) -> None:
     assert place.out.read_bytes() == before
 
 
+def test_a_complete_output_is_held_against_the_floor_that_is_asked_for_now(place: Place) -> None:
+    responses = place.items(20)
+    assert place.run(FakeJudge(lambda text, _: TRUNCATED if text == responses[0] else None)).ok
+    written = place.out.read_bytes()
+    down = FakeJudge(is_down=True)
+    strict = place.run(down, floor=0.99)
+    assert (strict.ok, strict.reason, strict.floor) == (False, "COVERAGE_LOW", 0.99)
+    assert strict.message == "19 of 20 items are scored (95.0%), wanted at least 99.0%"
+    assert load_summary(place.out) == strict
+    lenient = place.run(down, floor=0.5)
+    assert (lenient.ok, lenient.message) == (True, "19 of 20 items are scored")
+    assert place.out.read_bytes() == written
+
+
 def test_an_empty_output_has_nothing_to_lose(place: Place) -> None:
     responses = place.items(3)
     place.out.touch()
