@@ -613,7 +613,7 @@ _ALL = (
         "judge",
         "Known good and bad answers, sent among the items, were not told apart: no score of this batch can be trusted.",
         ("another model answers than the one wanted", "quantization or a fault of the GPU", "a wrong chat template"),
-        "judge-bootstrap judge calibrate --gold FILE; judge-bootstrap --env ENV models baseline --check",
+        "judge-bootstrap --env ENV judge calibrate GOLD.jsonl; judge-bootstrap --env ENV models baseline --check",
     ),
     Reason(
         "CALIBRATION_DRIFT",
