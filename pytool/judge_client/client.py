@@ -105,10 +105,14 @@ class JudgeClient:
     def judge_batch(self, items: Iterable[Item | tuple[str, str]], **options: Any) -> Iterator[Verdict]:
         """Yield the verdicts on many (original_prompt, model_response), in their order, several asked at a time.
 
-        `options` are those of AsyncJudgeClient.judge_batch. Items are read as they are needed.
+        `options` are those of AsyncJudgeClient.judge_batch. Items are read as they are needed. Raises ValueError for a
+        client with an http_client of the caller's: it waits, and what is asked at a time would have to go around it.
         """
         from judge_client.batch import judge_in_thread
 
+        if self._transport.is_callers:
+            raise ValueError("judge_batch cannot send through an http_client that waits, wanted "
+                             "AsyncJudgeClient(..., http_client=an asynchronous one)")
         yield from judge_in_thread(self._judging, self._api_key, items, **options)
 
     def _run(self, steps: Steps[Result]) -> Result:

@@ -48,6 +48,11 @@ class _Transport:
         self._root_url, self._api_key, self._timeout_seconds = root_url, api_key, timeout_seconds
         self._http_client = http_client
 
+    @property
+    def is_callers(self) -> bool:
+        """Whether the connections are the caller's."""
+        return self._http_client is not None
+
     def _options(self) -> dict[str, Any]:
         """Return the arguments of the SDK's client. What its environment says of OpenAI is for OpenAI alone."""
         import platform

@@ -296,6 +296,15 @@ def test_the_http_client_of_the_caller_is_used_and_left_open(server: Server) -> 
     assert {headers["x-mine"] for headers in server.asked_headers} == {"yes"}
 
 
+def test_a_batch_in_a_thread_never_goes_around_the_http_client_of_the_caller(server: Server) -> None:
+    import httpx2
+
+    with (httpx2.Client() as mine, JudgeClient(server.url, http_client=mine) as judge,
+          pytest.raises(ValueError, match=r"wanted AsyncJudgeClient\(\.\.\., http_client=an asynchronous one\)")):
+        list(judge.judge_batch([("q", "a")]))
+    assert server.asked == []
+
+
 def test_an_http_client_of_the_caller_that_breaks_gives_a_verdict(server: Server) -> None:
     import httpx2
 
