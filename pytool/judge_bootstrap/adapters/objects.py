@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,8 +172,34 @@ def _send(api_client: Any, item: Mapping[str, Any], *, dry_run: bool = False) ->
 def _dry_run(api_client: Any, item: Mapping[str, Any], missing: set[str]) -> Mapping[str, Any]:
     # The API server forgets the namespace of a dry run at once, so nothing can be tried in one that is not there.
     if item["metadata"].get("namespace") in missing:
+        if item["kind"] != "Secret":  # what is in it is for nobody in another namespace to see
+            _try_elsewhere(api_client, item)
         return item
     return _send(api_client, item, dry_run=True)
+
+
+def _try_elsewhere(api_client: Any, item: Mapping[str, Any]) -> None:
+    """Raise BootstrapError CLUSTER_REFUSED for an object that is wrong in itself, whichever namespace it is in.
+
+    Its dry run goes to `default`, under a name that nobody has. Only what the API server finds wrong with the fields
+    counts: rights, quotas and policies of that namespace say nothing of the one that is to come.
+    """
+    from kubernetes.client.exceptions import ApiException
+
+    name, trial = item["metadata"]["name"], f"judge-dry-run-{secrets.token_hex(4)}"
+    try:
+        _send(api_client, {**item, "metadata": {**item["metadata"], "name": trial, "namespace": "default"}},
+              dry_run=True)
+    except BootstrapError as error:
+        if error.reason == "CLUSTER_UNREACHABLE":
+            raise
+        cause = error.__cause__
+        if not isinstance(cause, ApiException) or cause.status not in (400, 422):
+            return
+        said = server_message(cause).replace(trial, name)
+        if not re.search("(?i)admission|denied", said):
+            raise BootstrapError(f"cannot apply {name_of(item)}: {cause.status} {said}", reason="CLUSTER_REFUSED",
+                                 hint=error.hint) from error
 
 
 def _try_pod(api_client: Any, owner: Mapping[str, Any]) -> None:

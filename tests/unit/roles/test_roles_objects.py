@@ -163,6 +163,38 @@ def test_one_object_that_is_refused_leaves_nothing_half_applied(api: Api) -> Non
     assert api.changing() == []
 
 
+def test_before_its_namespace_is_there_an_object_is_tried_in_another_one(api: Api) -> None:
+    api.stored["/api/v1/namespaces/default"] = namespace("default", kind="there")
+    tried: list[tuple[str, str, bool]] = []
+
+    def refuse(item: Mapping[str, Any], dry: bool) -> tuple[int, str] | None:
+        metadata = item["metadata"]
+        tried.append((metadata.get("namespace", ""), metadata["name"], dry))
+        said = f'Deployment.apps "{metadata["name"]}" is invalid: cpu: quantities must match'
+        return (422, said) if item["kind"] == "Deployment" else None
+
+    api.refuse = refuse
+    with pytest.raises(BootstrapError) as caught:
+        apply(api, [namespace("judge"), config_map("a"), deployment()])
+    assert (caught.value.reason, caught.value.message) == (
+        "CLUSTER_REFUSED",
+        'cannot apply Deployment/judge/judge: 422 Deployment.apps "judge" is invalid: cpu: quantities must match')
+    assert api.changing() == [] and all(dry for _, _, dry in tried)
+    assert {place for place, name, _ in tried if name.startswith("judge-dry-run-")} == {"default"}
+
+
+@pytest.mark.parametrize(("status", "said"), [
+    (403, 'User "x" cannot patch resource "deployments" in namespace "default"'),
+    (403, "exceeded quota: default"),
+    (400, 'admission webhook "validate.kyverno.svc" denied the request: not in default'),
+    (422, "ValidatingAdmissionPolicy 'p' with binding 'p' denied request: not in default")])
+def test_what_the_other_namespace_has_against_it_counts_for_nothing(api: Api, status: int, said: str) -> None:
+    api.stored["/api/v1/namespaces/default"] = namespace("default", kind="there")
+    api.refuse = lambda item, dry: (status, said) if item["metadata"].get("namespace") == "default" else None
+    assert actions(apply(api, [namespace("judge"), deployment()])) == {
+        "Namespace/judge": "created", "Deployment/judge/judge": "created"}
+
+
 def test_a_missing_right_is_named_as_such(api: Api) -> None:
     api.refuse = lambda item, dry: (403, 'User "x" cannot patch resource "namespaces"')
     with pytest.raises(BootstrapError, match="cannot patch resource") as caught:
