@@ -83,14 +83,18 @@ class _Transport:
 
     def _failure(self, request: Request, error: Exception) -> Failure:
         """Return why there is no answer: whatever the SDK and what is below it raise, a verdict must come of it."""
+        import ssl  # as late as openai, which needs it
+
         import openai
 
         url = f"{self._root_url}{request.path}"
         # The SDK calls every connection that aiohttp lost a timeout of connecting.
         lost = error.__cause__.__cause__ if error.__cause__ else None
         if type(lost).__module__.partition(".")[0] == "aiohttp" and not isinstance(lost, TimeoutError):
-            number = lost.errno if isinstance(lost, OSError) else None
-            said = os.strerror(number) if number and number > 0 else self._without_key(str(lost))
+            # TLS has numbers of its own: its 1 is not that of "Operation not permitted".
+            number = lost.errno if isinstance(lost, OSError) and not isinstance(lost, ssl.SSLError) else None
+            told = lost.strerror if isinstance(lost, ssl.SSLError) and lost.strerror else lost
+            said = os.strerror(number) if number and number > 0 else self._without_key(str(told))
             return Failure(Reason.SERVER_UNREACHABLE, f"{url}: {said or type(lost).__name__}")
         if type(error.__cause__).__name__ == "ConnectTimeout":  # of httpx, whichever version the SDK uses
             seconds = min(request.timeout_seconds, CONNECT_SECONDS)

@@ -7,6 +7,7 @@ import gc
 import gzip
 import http.server
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from judge_answers import Server, serving
 from judge_client import AsyncJudgeClient, JudgeClient, Reason, Status, Verdict
 from judge_client.bounds import MAX_ANSWER_BYTES
@@ -91,6 +93,27 @@ def test_our_own_loopback_is_no_matter_of_a_proxy(no_proxy: pytest.MonkeyPatch, 
     for url in (server.url, server.url.replace("127.0.0.1", "localhost")):
         assert [verdict.status for verdict in both(url)] == [Status.SCORED] * 2
     assert proxy.seen == []
+
+
+def test_a_certificate_of_an_unknown_authority_is_said_and_ssl_cert_file_makes_it_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with serving(tls) as server:
+        for verdict in both(server.url):
+            assert verdict.reason is Reason.SERVER_UNREACHABLE
+            assert "certificate verify failed" in (verdict.message or "")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert [verdict.status for verdict in both(server.url)] == [Status.SCORED] * 2
+
+
+def test_https_to_a_port_that_speaks_http_says_that_it_is_about_tls(server: Server) -> None:
+    for verdict in both(server.url.replace("http:", "https:")):
+        assert verdict.reason is Reason.SERVER_UNREACHABLE
+        assert "[SSL" in (verdict.message or "")
 
 
 def test_the_key_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
