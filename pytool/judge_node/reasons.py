@@ -725,6 +725,7 @@ _ALL = (
             "aws_ec2.yml names another region, or other tags, than the module's inventory_filters",
             "there is no aws_ec2.yml yet",
             "the output is of another cluster than the inventory",
+            "judge_environment in group_vars names another region or AppConfig environment, and wins over Terraform's",
         ),
         "terraform output -json | judge-bootstrap --env ENV config terraform   # and write the lines that it shows",
     ),

@@ -17,11 +17,13 @@ from judge_bootstrap.adapters.terraform import TerraformFile
 from judge_bootstrap.content import content_root
 from judge_bootstrap.core import environment as core_environment
 from judge_bootstrap.core import layers
+from judge_bootstrap.core import terraform as core_terraform
 from judge_bootstrap.core.documents import InvalidDocument, read_yaml_mapping
 from judge_bootstrap.core.environment import AppConfigRef, Environment
 from judge_bootstrap.core.errors import UsageProblem
 from judge_bootstrap.core.layers import NamedText
 from judge_bootstrap.core.settings import Settings
+from judge_bootstrap.core.terraform import Difference, TerraformOutput
 
 _GROUP = "gpu_nodes"
 # Ansible's own, in its order (YAML_FILENAME_EXTENSIONS).
@@ -119,6 +121,21 @@ def _overridden(made: TerraformFile, folder: Path) -> dict[str, str]:
                 keys = {f"{core_environment.KEY}.{key}": file.name for key in ours}
     said = {*made.output.variables, *(f"{core_environment.KEY}.{key}" for key in made.output.judge_environment)}
     return {name: file for name, file in {**winners, **keys}.items() if name in said}
+
+
+def compare_environment(folder: Path, output: TerraformOutput) -> list[Difference]:
+    """Return where the environment's own group_vars lead elsewhere than to what Terraform made, and win.
+
+    Raises UsageProblem for a file that cannot be read.
+    """
+    for file in reversed(_group_vars(folder, "all")):
+        try:
+            variables = read_yaml_mapping(file.text)
+        except InvalidDocument as error:
+            raise UsageProblem(f"{file.name}: {error}", hint=f"correct {file.name}") from error
+        if core_environment.KEY in variables:
+            return core_terraform.compare_environment(output, file.name, variables[core_environment.KEY])
+    return []
 
 
 def load_settings(name: str, extra: Sequence[str] = (), inventory: Path | None = None) -> Settings:

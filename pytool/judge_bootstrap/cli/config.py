@@ -66,7 +66,8 @@ def terraform(app: AppContext, file: str, check: bool) -> int:
     checked first: schema, names and types of the variables, no template, no secret. It must be about ENV; a sandbox is
     an environment of its own, ENVIRONMENT-SANDBOX.
 
-    The exit code is 1 when inventory/ENV/aws_ec2.yml does not look for Terraform's nodes; what it must say is shown.
+    The exit code is 1 when inventory/ENV/aws_ec2.yml does not look for Terraform's nodes, or when judge_environment in
+    group_vars names another region or AppConfig environment than Terraform and so wins; what it must say is shown.
 
     \b
     Examples:

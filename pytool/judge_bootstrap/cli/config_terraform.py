@@ -11,7 +11,7 @@ from judge_bootstrap.core.errors import BootstrapError, UsageProblem
 if TYPE_CHECKING:
     from judge_bootstrap.adapters.terraform import Change, Inventory
     from judge_bootstrap.cli.context import AppContext
-    from judge_bootstrap.core.terraform import TerraformOutput
+    from judge_bootstrap.core.terraform import Difference, TerraformOutput
 
 DIFFERS = "INVENTORY_DIFFERS"
 
@@ -19,6 +19,7 @@ DIFFERS = "INVENTORY_DIFFERS"
 def import_output(app: AppContext, file: str, *, check: bool) -> int:
     """Run the command; see `config terraform --help`."""
     from judge_bootstrap.adapters import terraform
+    from judge_bootstrap.adapters.config import compare_environment
     from judge_bootstrap.adapters.places import folder_of, short_name
     from judge_bootstrap.core.terraform import OUTPUT, aws_ec2_text, check_environment, looked_for_text, read_output
 
@@ -28,7 +29,7 @@ def import_output(app: AppContext, file: str, *, check: bool) -> int:
     output = read_output(_read(app, file), terraform.known_variables())
     check_environment(output, name, f"Terraform's output {OUTPUT}")
     change = terraform.plan(folder, output)
-    inventory = terraform.compare_inventory(folder, output)
+    inventory, winning = terraform.compare_inventory(folder, output), compare_environment(folder, output)
     if change.changed and not check:
         change.write()
     if inventory.file is None:
@@ -36,12 +37,12 @@ def import_output(app: AppContext, file: str, *, check: bool) -> int:
     else:
         place, lines = inventory.file, looked_for_text(output)
     if not app.json:
-        _tell(app, change, inventory, output, check=check, lines=lines, place=place)
+        _tell(app, change, inventory, winning, output, check=check, lines=lines, place=place)
     return app.end(
-        _error(inventory, place, name), check=check, changed=change.changed, file=str(change.path), diff=change.diff,
-        environment=output.judge_environment, variables=dict(output.variables),
+        _error(inventory, winning, place, name), check=check, changed=change.changed, file=str(change.path),
+        diff=change.diff, environment=output.judge_environment, variables=dict(output.variables),
         node_group=output.facts["node_group"], cluster_name=output.cluster_name,
-        differences=[item.as_json() for item in inventory.differences],
+        differences=[item.as_json() for item in (*inventory.differences, *winning)],
         inventory={"file": place, "exists": inventory.file is not None, "text": lines})
 
 
@@ -64,9 +65,9 @@ def _read(app: AppContext, file: str) -> bytes:
         raise UsageProblem(f"{ascii(file)[1:-1][:200]} cannot be read: {said}", hint=f"{AGAIN} -") from error
 
 
-def _error(inventory: Inventory, place: str, env: str) -> BootstrapError | None:
+def _error(inventory: Inventory, winning: list[Difference], place: str, env: str) -> BootstrapError | None:
     if not inventory.differences:
-        return None
+        return _winning_error(winning, env) if winning else None
     count = len(inventory.differences)
     if inventory.file is None:
         message = f"{place} is not there, so no run finds Terraform's nodes"
@@ -76,8 +77,15 @@ def _error(inventory: Inventory, place: str, env: str) -> BootstrapError | None:
                           hint=f"write the lines that are shown into {place}, then: judge-bootstrap --env {env} doctor")
 
 
-def _tell(app: AppContext, change: Change, inventory: Inventory, output: TerraformOutput, *, check: bool, lines: str,
-          place: str) -> None:
+def _winning_error(winning: list[Difference], env: str) -> BootstrapError:
+    keys = " and ".join(item.key for item in winning)
+    return BootstrapError(f"{winning[0].file} wins over Terraform with {keys}", reason=DIFFERS,
+                          hint=f"take what is shown out of {winning[0].file} (or correct it), then: "
+                               f"judge-bootstrap --env {env} config show")
+
+
+def _tell(app: AppContext, change: Change, inventory: Inventory, winning: list[Difference], output: TerraformOutput, *,
+          check: bool, lines: str, place: str) -> None:
     from judge_bootstrap.adapters.places import short_name
 
     group = output.node_group
@@ -92,10 +100,10 @@ def _tell(app: AppContext, change: Change, inventory: Inventory, output: Terrafo
         app.say(f"Would write {name}")
     else:
         app.say(f"Wrote {name}")
-    for difference in inventory.differences:
+    for difference in (*inventory.differences, *winning):
         app.say(str(difference))
     if inventory.differences:
         app.say(f"{place} finds these nodes with:")
         app.say(lines.rstrip("\n"))
-    elif change.changed and not check:
+    elif change.changed and not check and not winning:
         app.say(f"Next: commit it, then: judge-bootstrap --env {app.env} config show")

@@ -162,6 +162,7 @@ def _settings(environment: Environment, world: World) -> tuple[list[Check], Load
 
 def _terraform(environment: Environment) -> list[Check]:
     """Return one check where the environment has Terraform's output: does the inventory look for its nodes?"""
+    from judge_bootstrap.adapters.config import compare_environment
     from judge_bootstrap.adapters.terraform import compare_inventory, read_file
     from judge_bootstrap.cli.config_terraform import DIFFERS
     from judge_bootstrap.core.checks import Check
@@ -172,11 +173,12 @@ def _terraform(environment: Environment) -> list[Check]:
         made = read_file(environment.inventory_dir)
         if made is None:
             return []
-        inventory = compare_inventory(environment.inventory_dir, made.output)
+        differences = [*compare_inventory(environment.inventory_dir, made.output).differences,
+                       *compare_environment(environment.inventory_dir, made.output)]
     except BootstrapError as error:
         return [Check("Terraform", "fail", error.message, wanted, error.hint)]
-    if inventory.differences:
-        return [Check("Terraform", "fail", " | ".join(map(str, inventory.differences)), wanted,
+    if differences:
+        return [Check("Terraform", "fail", " | ".join(map(str, differences)), wanted,
                       f"{AGAIN.replace('ENV', environment.name)}   # shows what it must say", DIFFERS)]
     group = made.output.node_group
     found = f"node group {group.name}, launch template version {group.launch_template_version}"

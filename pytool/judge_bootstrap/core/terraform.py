@@ -298,6 +298,26 @@ def compare(output: TerraformOutput, file: str, text: str) -> list[Difference]:
     return found
 
 
+def compare_environment(output: TerraformOutput, file: str, given: Any) -> list[Difference]:
+    """Return where the `judge_environment` of a file of group_vars wins over Terraform's and leads somewhere else.
+
+    The module calls the AppConfig environment like the inventory's. Application and profile may stand there by names
+    that the output does not have, and null (no AppConfig at all) is the operator's to say.
+    """
+    if not isinstance(given, Mapping):
+        return []
+    found = []
+    region, appconfig = given.get("region", output.region), given.get("appconfig")
+    if region != output.region:
+        found.append(Difference(file, f"{ENVIRONMENT_KEY}.region", _words(region), output.region))
+    if output.appconfig and isinstance(appconfig, Mapping):
+        name, id_ = output.inventory_name, output.appconfig.environment
+        if appconfig.get("environment") not in (name, id_):
+            found.append(Difference(file, f"{ENVIRONMENT_KEY}.appconfig.environment",
+                                    _words(appconfig.get("environment")), f"{name} ({id_})"))
+    return found
+
+
 def _items(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [value]
 

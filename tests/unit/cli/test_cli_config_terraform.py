@@ -221,6 +221,45 @@ def test_group_vars_win_over_terraform_key_by_key(run: Run, folder: Path) -> Non
     assert (found.region, found.appconfig, found.production) == ("eu-central-1", None, True)
 
 
+def test_a_copied_folder_that_keeps_another_region_and_appconfig_is_told_and_is_exit_code_1(
+        run: Run, folder: Path) -> None:
+    """They win over Terraform's: without a word a sandbox would live by the settings of the folder it came from."""
+    (folder / "group_vars" / "all.yml").write_text(
+        "judge_environment: {production: false, region: us-east-1, appconfig: "
+        "{application: judge-bootstrap, environment: staging, profile: judge-inference}}\n")
+    output = {**OUTPUT, "appconfig": {"application": "a1", "environment": "b2", "profile": "c3"}}
+    done = run(output=output)
+    file = "inventory/own/group_vars/all.yml"
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[2:] == [
+        f"{file}: judge_environment.region is us-east-1, wanted: eu-central-1",
+        f"{file}: judge_environment.appconfig.environment is staging, wanted: own (b2)"]
+    assert done.stderr.splitlines() == [
+        f"Error: INVENTORY_DIFFERS: {file} wins over Terraform with judge_environment.region and "
+        "judge_environment.appconfig.environment",
+        f"Hint: take what is shown out of {file} (or correct it), then: judge-bootstrap --env own config show"]
+    answer = json.loads(run("--json", output=output).stdout)
+    assert [item["key"] for item in answer["differences"]] == [
+        "judge_environment.region", "judge_environment.appconfig.environment"]
+
+
+@pytest.mark.parametrize("words", [
+    "region: eu-central-1", "appconfig: null", "appconfig: {application: x, environment: own, profile: y}",
+    "appconfig: {application: a1, environment: b2, profile: c3}"])
+def test_group_vars_that_say_the_same_or_want_no_appconfig_are_no_difference(
+        run: Run, folder: Path, words: str) -> None:
+    (folder / "group_vars" / "all.yml").write_text(f"judge_environment: {{production: false, {words}}}\n")
+    done = run(output={**OUTPUT, "appconfig": {"application": "a1", "environment": "b2", "profile": "c3"}})
+    assert done.exit_code == 0, done.output
+
+
+def test_group_vars_that_are_no_yaml_are_named_and_nothing_is_written(run: Run, folder: Path) -> None:
+    (folder / "group_vars" / "all.yml").write_text("judge_environment: [\n")
+    done = run()
+    assert (done.exit_code, "Hint: correct inventory/own/group_vars/all.yml" in done.stderr) == (2, True), done.stderr
+    assert not (folder / "terraform.yml").exists()
+
+
 def test_config_show_names_terraform_as_the_source_and_what_else_it_says(run: Run, folder: Path) -> None:
     run()
     (folder / "group_vars" / "gpu_nodes.yml").write_text("nvme_wait_seconds: 5\n")

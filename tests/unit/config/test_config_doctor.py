@@ -210,5 +210,11 @@ def test_an_inventory_that_looks_elsewhere_than_at_terraforms_nodes_is_one_faile
                  f"{filters}: filters.tag:role is cpu, wanted: ai-gpu",
          "terraform output -json | judge-bootstrap --env staging config terraform   # shows what it must say",
          "INVENTORY_DIFFERS")]
+    filters.write_text("regions: [us-east-1]\nfilters: {tag:role: ai-gpu}\n")
+    (folder / "group_vars").mkdir()
+    given = folder / "group_vars" / "all.yml"
+    given.write_text("judge_environment: {region: eu-west-1}\n")
+    assert [(check.status, check.found, check.reason) for check in found()] == [
+        ("fail", f"{given}: judge_environment.region is eu-west-1, wanted: us-east-1", "INVENTORY_DIFFERS")]
     (folder / "terraform.yml").unlink()
     assert found() == []
