@@ -95,21 +95,31 @@ resource "aws_iam_role_policy" "node" {
 }
 
 locals {
-  # ssm:StartSession looks at the tags of the instance. Without a sandbox, sandboxes' nodes are somebody else's.
+  # By the tags of the instance. Without a sandbox, sandboxes' nodes are somebody else's.
+  reachable_tags = merge(
+    {
+      Environment        = local.inventory_environment
+      role               = var.node_role_label
+      "eks:cluster-name" = var.cluster_name
+    },
+    var.sandbox == null ? {} : { Sandbox = var.sandbox },
+  )
   session_conditions = merge(
     {
-      StringEquals = merge(
-        {
-          "ssm:resourceTag/Environment"      = local.inventory_environment
-          "ssm:resourceTag/role"             = var.node_role_label
-          "ssm:resourceTag/eks:cluster-name" = var.cluster_name
-        },
-        var.sandbox == null ? {} : { "ssm:resourceTag/Sandbox" = var.sandbox },
-      )
+      StringEquals = { for key, value in local.reachable_tags : "ssm:resourceTag/${key}" => value }
       # Otherwise a session that names no document is not held against the documents below.
       BoolIfExists = { "ssm:SessionDocumentAccessCheck" = "true" }
     },
     var.sandbox == null ? { Null = { "ssm:resourceTag/Sandbox" = "true" } } : {},
+  )
+  ssh_key_conditions = merge(
+    {
+      StringEquals = merge(
+        { for key, value in local.reachable_tags : "aws:ResourceTag/${key}" => value },
+        { "ec2:osuser" = "ec2-user" },
+      )
+    },
+    var.sandbox == null ? { Null = { "aws:ResourceTag/Sandbox" = "true" } } : {},
   )
 
   operator_statements = concat(
@@ -153,6 +163,14 @@ locals {
         Action    = ["ssm:ResumeSession", "ssm:TerminateSession"]
         Resource  = ["arn:${data.aws_partition.current.partition}:ssm:${local.region}:${local.account_id}:session/*"]
         Condition = { StringLike = { "ssm:resourceTag/aws:ssmmessages:session-id" = ["$${aws:userid}"] } }
+      },
+      {
+        # The key that sshd takes for one minute: nodes have none of their own (EC2 Instance Connect, which the image has).
+        Sid       = "PushSshKey"
+        Effect    = "Allow"
+        Action    = ["ec2-instance-connect:SendSSHPublicKey"]
+        Resource  = ["arn:${data.aws_partition.current.partition}:ec2:${local.region}:${local.account_id}:instance/*"]
+        Condition = local.ssh_key_conditions
       },
     ],
     [for statement in [

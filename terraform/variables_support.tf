@@ -50,8 +50,8 @@ variable "hf_token_kms_key_arn" {
 
 variable "create_operator_policy" {
   description = <<-EOT
-    Whether to make the IAM policy for whoever runs judge-bootstrap: find the nodes, open a session on these and no others, read
-    AppConfig, fill the mirror, read the Hub token's secret. It is attached to nobody; the output `operator_policy_arn` names it.
+    Whether to make the IAM policy for whoever runs judge-bootstrap: find the nodes, open a session or push an ssh key on these
+    and no others, read AppConfig, fill the mirror, read the Hub token's secret. It is attached to nobody; the output `operator_policy_arn` names it.
   EOT
   type        = bool
   default     = true

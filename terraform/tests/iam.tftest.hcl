@@ -194,7 +194,7 @@ run "an_operator_opens_sessions_on_these_nodes_alone" {
 
   assert {
     condition = [for statement in jsondecode(aws_iam_policy.operator[0].policy).Statement : statement.Sid] == [
-      "FindNodes", "ReachCluster", "OpenSessionOnNodes", "UseSessionDocuments", "EndOwnSessions",
+      "FindNodes", "ReachCluster", "OpenSessionOnNodes", "UseSessionDocuments", "EndOwnSessions", "PushSshKey",
     ]
     error_message = "the operator may do something else: ${aws_iam_policy.operator[0].policy}"
   }
@@ -234,6 +234,23 @@ run "an_operator_opens_sessions_on_these_nodes_alone" {
     condition     = jsondecode(aws_iam_policy.operator[0].policy).Statement[4].Condition == { StringLike = { "ssm:resourceTag/aws:ssmmessages:session-id" = ["$${aws:userid}"] } }
     error_message = "an operator may end the sessions of others"
   }
+
+  assert {
+    condition = jsondecode(aws_iam_policy.operator[0].policy).Statement[5] == {
+      Sid      = "PushSshKey", Effect = "Allow", Action = ["ec2-instance-connect:SendSSHPublicKey"]
+      Resource = ["arn:aws:ec2:us-east-1:111122223333:instance/*"]
+      Condition = {
+        StringEquals = {
+          "aws:ResourceTag/Environment"      = "prod"
+          "aws:ResourceTag/role"             = "ai-gpu"
+          "aws:ResourceTag/eks:cluster-name" = "judge-prod"
+          "ec2:osuser"                       = "ec2-user"
+        }
+        Null = { "aws:ResourceTag/Sandbox" = "true" }
+      }
+    }
+    error_message = "ssh does not get into these nodes, or gets into others: ${aws_iam_policy.operator[0].policy}"
+  }
 }
 
 run "an_operator_of_a_sandbox_reaches_that_sandbox" {
@@ -254,6 +271,19 @@ run "an_operator_of_a_sandbox_reaches_that_sandbox" {
       BoolIfExists = { "ssm:SessionDocumentAccessCheck" = "true" }
     }
     error_message = "sessions can be opened on other instances: ${aws_iam_policy.operator[0].policy}"
+  }
+
+  assert {
+    condition = jsondecode(aws_iam_policy.operator[0].policy).Statement[5].Condition == {
+      StringEquals = {
+        "aws:ResourceTag/Environment"      = "prod-anna"
+        "aws:ResourceTag/role"             = "ai-gpu"
+        "aws:ResourceTag/eks:cluster-name" = "judge-prod"
+        "aws:ResourceTag/Sandbox"          = "anna"
+        "ec2:osuser"                       = "ec2-user"
+      }
+    }
+    error_message = "ssh keys can be pushed to other instances: ${aws_iam_policy.operator[0].policy}"
   }
 }
 

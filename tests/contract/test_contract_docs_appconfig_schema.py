@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import hcl2
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -73,6 +75,15 @@ def test_docs_appconfig_schema_is_what_the_generator_writes() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "scripts" / "appconfig_schema.py"), "--check"], env=environ,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_docs_show_settings_that_the_schema_takes() -> None:
+    files = ("docs/terraform.md", "terraform/variables_support.tf", "terraform/examples/complete/main.tf")
+    found = [(name, text) for name in files
+             for text in re.findall(r"(?:settings *=|such as) (\{ *\w+ *= *\{[^{}]*\} *\})", (ROOT / name).read_text())]
+    assert {name for name, _ in found} == set(files)
+    assert [(name, text) for name, text in found
+            if not VALIDATOR.is_valid({"judge_inference": hcl2.loads(f"settings = {text}\n")["settings"]})] == []
 
 
 def test_the_schema_is_of_draft_4_and_fits_into_a_validator_of_appconfig() -> None:
