@@ -135,13 +135,13 @@ class Judging:
         self.model, self.rubric, self.policy = model, rubric, policy or Policy()
         self._sampling = {**SAMPLING, "temperature": temperature, "seed": seed,
                           "max_tokens": max(MAX_TOKENS, self.rubric.longest_reply)}
-        self._max_characters, self._clock = max_characters, clock
+        self.max_characters, self._clock = max_characters, clock
         self._served: dict[str, ServedModel] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a verdict depends on beside the texts, the prompts and the model: sampling, and the limit of a text."""
-        return {**self._sampling, "max_characters": self._max_characters}
+        return {**self._sampling, "max_characters": self.max_characters}
 
     def judge(self, original_prompt: str, model_response: str, *, fence: str | None = None, vote: int | None = None,
               watch: Watch | None = None) -> Steps[Verdict]:
@@ -152,8 +152,9 @@ class Judging:
                                     vote=vote, watch=watch)
         facts: dict[str, Any] = {
             "latency_ms": asked.latency_ms, "requests": asked.requests, "provenance": asked.provenance,
-            "model": asked.model, "grounds": examine(original_prompt, model_response,
-                                                     asked.provenance.changes.get("model_response"), self.rubric)}
+            "model": asked.model, "grounds": examine(
+                original_prompt, model_response, asked.provenance.changes.get("model_response"), self.rubric,
+                self.max_characters)}
         if asked.reply is None:
             return unscored(asked.failure, facts)
         scores = asked.reply.scores
@@ -192,7 +193,7 @@ class Judging:
                 if reask:
                     # The same request would be answered by the same reply.
                     sampling["seed"] += 1_000_003
-                texts = {name: clean(text, code, self._max_characters) for name, text in task.texts.items()}
+                texts = {name: clean(text, code, self.max_characters) for name, text in task.texts.items()}
                 changes = {name: dict(text.changes) for name, text in texts.items() if text.changes}
                 body = request_body(model.name, task.messages(texts, code), task.schema, sampling, task.name)
                 try:

@@ -87,8 +87,9 @@ def compare(judging: Judging, original_prompt: str, response_a: str, response_b:
         if asked[-1].reply is None:
             break
     changes = asked[0].provenance.changes
-    return _combined(asked, (examine(original_prompt, response_a, changes.get("first"), judging.rubric),
-                             examine(original_prompt, response_b, changes.get("second"), judging.rubric)))
+    return _combined(asked, (
+        examine(original_prompt, response_a, changes.get("first"), judging.rubric, judging.max_characters),
+        examine(original_prompt, response_b, changes.get("second"), judging.rubric, judging.max_characters)))
 
 
 def _task(judging: Judging, original_prompt: str, first: str, second: str) -> Task[PairReply]:

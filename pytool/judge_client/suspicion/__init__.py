@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Final
 
-from judge_client.cleaning import visible
+from judge_client.cleaning import MAX_CHARACTERS, visible
 from judge_client.rubric import DEFAULT_RUBRIC, Rubric
 from judge_client.suspicion import decoding, shapes
 from judge_client.suspicion.echoes import all_criteria, echoes, told
@@ -36,15 +36,16 @@ _QUOTED: Final = re.compile(
 
 
 def examine(original_prompt: str, model_response: str, changes: Mapping[str, int] | None = None,
-            rubric: Rubric = DEFAULT_RUBRIC) -> tuple[Ground, ...]:
+            rubric: Rubric = DEFAULT_RUBRIC, read_characters: int = MAX_CHARACTERS) -> tuple[Ground, ...]:
     """Return the grounds for suspicion in a response, as it came (not cleaned): one of each code at most.
 
     `changes` is what cleaning.py counted in it, where it was cleaned: the request's own code in it is a ground that
-    the text alone does not show. The prompt counts where it asks for what would be suspect by itself.
+    the text alone does not show. The prompt counts where it asks for what would be suspect by itself. `read_characters`
+    is how much of a text the judge reads.
     """
-    prompt = _Prompt(original_prompt, rubric)
+    prompt = _Prompt(original_prompt, rubric, read_characters)
     found: dict[GroundCode, Ground] = {}
-    for ground in _Examination(prompt, rubric).grounds(model_response, changes or {}):
+    for ground in _Examination(prompt, rubric, read_characters).grounds(model_response, changes or {}):
         found.setdefault(ground.code, Ground(ground.code, shown(ground.found)))
     return tuple(found.values())
 
@@ -52,12 +53,16 @@ def examine(original_prompt: str, model_response: str, changes: Mapping[str, int
 class _Prompt:
     """What the prompt asks for. Nothing of it is looked at before a response gives reason to."""
 
-    def __init__(self, text: str, rubric: Rubric) -> None:
-        self._text, self._rubric = text, rubric
+    def __init__(self, text: str, rubric: Rubric, read_characters: int) -> None:
+        self._text, self._rubric, self._read_characters = text, rubric, read_characters
 
     @cached_property
     def folded(self) -> str:
-        return folded(both_ends(visible(self._text)))
+        return folded(self._seen)
+
+    @cached_property
+    def _seen(self) -> str:
+        return both_ends(visible(self._text), self._read_characters)
 
     @cached_property
     def said(self) -> Mapping[str, int]:
@@ -70,8 +75,8 @@ class _Prompt:
     @cached_property
     def codes(self) -> frozenset[GroundCode]:
         """Return what would be suspect in the prompt itself: an answer may repeat that."""
-        empty = _Prompt("", self._rubric)
-        found = _Examination(empty, self._rubric).in_text(both_ends(visible(self._text)), depth=_DEPTH)
+        empty = _Prompt("", self._rubric, self._read_characters)
+        found = _Examination(empty, self._rubric, self._read_characters).in_text(self._seen, depth=_DEPTH)
         return frozenset(ground.code for ground in found)
 
     def speaks_of(self, ideas: int, language: str) -> bool:
@@ -83,12 +88,12 @@ class _Prompt:
 
 
 class _Examination:
-    def __init__(self, prompt: _Prompt, rubric: Rubric) -> None:
-        self._prompt, self._rubric = prompt, rubric
+    def __init__(self, prompt: _Prompt, rubric: Rubric, read_characters: int) -> None:
+        self._prompt, self._rubric, self._read_characters = prompt, rubric, read_characters
 
     def grounds(self, response: str, changes: Mapping[str, int]) -> Iterator[Ground]:
         left_out: Counter[str] = Counter()
-        text = both_ends(visible(response, left_out))
+        text = both_ends(visible(response, left_out), self._read_characters)
         if len(text) <= 400 or not text.strip():
             nothing = shapes.no_answer(text, self._prompt.folded if len(text) <= 3 else "") or None
             if nothing is not None:

@@ -7,7 +7,8 @@ import unicodedata
 from typing import Final
 
 FOUND_CHARACTERS: Final = 120
-# A judge is sent far less (cleaning.MAX_CHARACTERS); what is longer is looked at where cleaning would keep it.
+# A judge is sent far less (cleaning.MAX_CHARACTERS) unless its client says otherwise; what is longer is looked at where
+# cleaning would keep it.
 EXAMINED_CHARACTERS: Final = 60_000
 
 # Accents on letters, Arabic vowel signs and the stretching line: a word is the same word with and without them.
@@ -32,9 +33,13 @@ def shown(text: str) -> str:
     return made if len(made) <= FOUND_CHARACTERS else f"{made[:FOUND_CHARACTERS - 3]}..."
 
 
-def both_ends(text: str) -> str:
-    """Return what is looked at of a text: all of it, or two thirds from its beginning and one from its end."""
-    if len(text) <= EXAMINED_CHARACTERS:
+def both_ends(text: str, read_characters: int = EXAMINED_CHARACTERS) -> str:
+    """Return what is looked at of a text: all of it, or two thirds from its beginning and one from its end.
+
+    It is no less than the `read_characters` that its judge reads of it.
+    """
+    most = max(EXAMINED_CHARACTERS, read_characters)
+    if len(text) <= most:
         return text
-    head = EXAMINED_CHARACTERS * 2 // 3
-    return f"{text[:head]}\n{text[len(text) - (EXAMINED_CHARACTERS - head):]}"
+    head = most * 2 // 3
+    return f"{text[:head]}\n{text[len(text) - (most - head):]}"
