@@ -38,7 +38,7 @@ resource "aws_appconfig_environment" "this" {
 
   application_id = aws_appconfig_application.this[0].id
   name           = local.appconfig_environment
-  description    = "judge-bootstrap --env ${var.environment}"
+  description    = "judge-bootstrap --env ${local.appconfig_environment}"
   tags           = local.tags
 }
 

@@ -86,6 +86,11 @@ run "settings_become_the_first_version" {
     )
     error_message = "the names are not those that were given"
   }
+
+  assert {
+    condition     = aws_appconfig_environment.this[0].description == "judge-bootstrap --env prod-anna"
+    error_message = "a sandbox's environment names a command that is the environment's own: ${aws_appconfig_environment.this[0].description}"
+  }
 }
 
 run "an_unknown_key_is_seen_at_plan_time" {
