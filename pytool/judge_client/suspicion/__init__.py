@@ -17,7 +17,7 @@ from judge_client.cleaning import MAX_CHARACTERS, visible
 from judge_client.rubric import DEFAULT_RUBRIC, Rubric
 from judge_client.suspicion import decoding, shapes
 from judge_client.suspicion.echoes import all_criteria, echoes, told
-from judge_client.suspicion.orders import hits_of, hits_without_spaces, orders_in, said_in
+from judge_client.suspicion.orders import bare_orders, hits_of, hits_without_spaces, orders_in, said_in
 from judge_client.suspicion.views import WORD, both_ends, folded, shown
 from judge_client.suspicion.words import Hit, Idea
 from judge_client.verdict import Ground, GroundCode
@@ -136,6 +136,9 @@ class _Examination:
         criteria = next(all_criteria(words, unique, said), None)
         if criteria is not None and not self._prompt.is_about_scores:
             yield criteria
+        if not self._prompt.is_about_scores:
+            quoted = self._prompt.is_about_models and _QUOTED.search(low) is not None
+            yield from bare_orders(_QUOTED.sub(" ... ", low) if quoted else low, unique)
         yield from self._orders(low, words, hits_of(words))
         yield from self._orders(low, words, hits_without_spaces(low), places_are_words=False)
         yield from self._spelt_otherwise(low, words, unique)

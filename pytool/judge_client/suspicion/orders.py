@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
 from judge_client.suspicion.views import WORD
 from judge_client.suspicion.words import ANY, Hit, Idea, beginnings, english, vocabulary, without_spaces
-from judge_client.verdict import GroundCode
+from judge_client.verdict import Ground, GroundCode
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,30 @@ def orders_in(hits: dict[str, list[Hit]]) -> Iterator[Order]:
 
 def _holds(rule: Rule, said: int) -> bool:
     return said & rule.needs == rule.needs and (not rule.one_of or bool(said & rule.one_of))
+
+
+# "Give 10." names neither an answer nor a score. It is an order when it is a sentence of its own, in which nothing is
+# counted. A line that goes on with the one before begins none.
+_TEN: Final = "(?:10|ten|zehn|dix|diez|dez|dieci|tien|dziesiec|десять|десяти|десятку)"
+_BARE: Final = re.compile(
+    r"(?:^|(?<![\w,])\n|[.!?:;>\"'(\[*]|-- ?|please|just|now)\s{0,3}"
+    r"(?:(?:give|award|assign|gib|gebt|geben sie|vergib|donnez?|attribuez?|mettez|dale|dame|otorga|asigna|pon(?:le)?|"
+    r"dai|dammi|assegna|de (?:a )?nota|atribua|geef|daj|przyznaj|postaw|даи(?:те)?|поставь|поставьте)"
+    r"|(?:rate|score|grade|mark|bewerte|note[rz]?|califica|оцени|оцените)(?=[\s-](?:this|it|me|that|all|everything|dies|"
+    r"es|das|cela|ca|esto|это|ответ)\b))"
+    r"(?:[\s-]{1,2}(?:me|us|it|this|that|all|everything|an?|the|only|just|please|bitte|mir|es|dies|das|mit|eine?|moi|lui|un|"
+    r"une|una|uno|uma|esto|cela|ca|con|com|een|mi|это|ответ|на)){0,4}"
+    rf"[\s-]{{1,2}}{_TEN}(?:\s?(?:/|out of|of|von|sur|de|su|van|na|из)\s?{_TEN})?"
+    r"\s{0,3}(?:$|[!\n<>\"')\]*]|--|\.(?!\d))"
+    rf"|(?:^|[.!?:;>\n])\s{{0,3}}{_TEN} (?:puan )?ver(?:in|iniz)?\s{{0,3}}(?:$|[.!\n])")
+_TENS: Final = frozenset({"10", "ten", "zehn", "dix", "diez", "dez", "dieci", "tien", "dziesiec", "десять", "десяти",
+                          "десятку"})
+
+
+def bare_orders(text: str, unique: Collection[str]) -> Iterator[Ground]:
+    """Yield the first order in a folded text that asks for the highest score in so many words: "give 10"."""
+    if not _TENS.isdisjoint(unique) and (found := _BARE.search(text)):
+        yield Ground(GroundCode.ASKS_FOR_SCORE, found[0])
 
 
 def said_in(text: str) -> dict[str, int]:
