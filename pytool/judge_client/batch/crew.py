@@ -116,8 +116,11 @@ class Crew(Generic[Work, Answered]):
     def _is_worth_another(self, answer: Answered, outages: int) -> bool:
         if answer.status is not Status.ERROR:
             return False
+        if answer.reason is Reason.SERVER_RATE_LIMITED:
+            # Only one request, where more were allowed: the server asks for a longer wait than a whole call has.
+            return answer.requests > 1 or self._client.judging.policy.max_retries == 0
         saw_outage = self.breaker.outages > outages or self.breaker.gone_since is not None
-        return answer.reason is Reason.SERVER_RATE_LIMITED or (saw_outage and answer.reason in _OUTAGE)
+        return saw_outage and answer.reason in _OUTAGE
 
     async def _is_well(self) -> bool:
         """Ask /health. A server without one that answers anything else than trouble is there, too."""

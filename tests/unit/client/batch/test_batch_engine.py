@@ -484,6 +484,15 @@ def test_a_server_that_fails_every_request_stops_the_batch(place: Place) -> None
     assert place.run(FakeJudge()).scored == 500
 
 
+def test_a_server_that_asks_for_a_longer_wait_than_a_call_has_is_not_asked_again_at_once(place: Place) -> None:
+    place.items(500)
+    judge = FakeJudge(lambda *_: Answer(429, "busy", {"retry-after": "600"}))
+    with pytest.raises(BatchStopped) as caught:
+        place.run(judge)
+    assert caught.value.reason == "SERVER_RATE_LIMITED"
+    assert set(judge.items_asked.values()) == {1}
+
+
 def test_items_that_the_server_refuses_are_errors_of_their_own(place: Place) -> None:
     place.items(50)
     summary = place.run(FakeJudge(lambda *_: Answer(400, "too long")))
