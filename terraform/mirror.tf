@@ -175,12 +175,18 @@ resource "aws_vpc_endpoint" "mirror" {
         Resource  = ["${local.mirror_bucket_arn}/${var.mirror.prefix}/*", "${local.mirror_bucket_arn}/${local.program_prefix}/*"]
       },
       {
-        # Layers of ECR's images (ECR User Guide, "Minimum Amazon S3 bucket permissions for Amazon ECR").
+        # Layers of images: ECR's (ECR User Guide, "Minimum Amazon S3 bucket permissions for Amazon ECR"), and those of two
+        # registries that send clients in AWS to buckets of theirs: registry.k8s.io, which has the cluster-autoscaler
+        # (kubernetes/k8s.io #4214), and Docker Hub, which has vLLM (docker/hub-feedback #1318).
         Sid       = "PullImages"
         Effect    = "Allow"
         Principal = "*"
         Action    = ["s3:GetObject"]
-        Resource  = ["arn:${data.aws_partition.current.partition}:s3:::prod-${local.region}-starport-layer-bucket/*"]
+        Resource = [
+          "arn:${data.aws_partition.current.partition}:s3:::prod-${local.region}-starport-layer-bucket/*",
+          "arn:${data.aws_partition.current.partition}:s3:::prod-registry-k8s-io-${local.region}/*",
+          "arn:${data.aws_partition.current.partition}:s3:::docker-images-prod/*",
+        ]
       },
       {
         # dnf (Amazon Linux 2023 User Guide: the same bucket name, with the region in it, everywhere).

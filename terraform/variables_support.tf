@@ -70,7 +70,7 @@ variable "mirror" {
       such a mirror carries `judge_node_program`, but nodes fetch models from the Hub.
     - `force_destroy`: whether a destroy deletes the models, too. False: a bucket with something in it is kept, and the destroy fails.
     - `vpc_endpoint`: make a gateway endpoint of S3 in this VPC, for these route tables. Its policy holds for ALL traffic of those
-      subnets to S3: this bucket can be read, container images of ECR and packages of Amazon Linux, and nothing else.
+      subnets to S3: this bucket can be read, images of ECR, Docker Hub and registry.k8s.io, packages of Amazon Linux, and nothing else.
       Whatever else there uses S3 stops working; and a route table takes one such endpoint only.
     - `vpc_endpoint_ids`: gateway endpoints of S3 that exist already, through which nodes read.
 

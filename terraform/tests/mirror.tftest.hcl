@@ -164,6 +164,8 @@ run "an_endpoint_lets_nodes_read_and_start" {
       "arn:aws:s3:::judge-prod-ai-mirror-111122223333/models/*",
       "arn:aws:s3:::judge-prod-ai-mirror-111122223333/judge-node/*",
       "arn:aws:s3:::prod-us-east-1-starport-layer-bucket/*",
+      "arn:aws:s3:::prod-registry-k8s-io-us-east-1/*",
+      "arn:aws:s3:::docker-images-prod/*",
       "arn:aws:s3:::al2023-repos-us-east-1-de612dc2/*",
       "arn:aws:s3:::amazon-ssm-us-east-1/*",
       "arn:aws:s3:::aws-ssm-us-east-1/*",
