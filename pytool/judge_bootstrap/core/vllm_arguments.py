@@ -288,9 +288,13 @@ def environment(extra: Mapping[str, object]) -> dict[str, str]:
 
     Raises UsageProblem for one of the operator's that would undo them.
     """
-    for name in extra:
+    for name, value in extra.items():
         if name in _REFUSED_ENVIRONMENT:
             raise UsageProblem(f"vllm_k8s_extra_env sets {name}: {_REFUSED_ENVIRONMENT[name]}", hint="leave it out")
+        # As texts these would be "None", "True" and the like, which no program means.
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise UsageProblem(f"vllm_k8s_extra_env sets {name} to {json.dumps(value, default=str)}, wanted a text",
+                               hint=f'quote it as the program wants it: {name}: "1"')
     return {"VLLM_USE_RUST_FRONTEND": "0", **{name: str(value) for name, value in extra.items()}}
 
 

@@ -258,3 +258,11 @@ def test_the_environment_keeps_the_server_that_has_middleware() -> None:
 def test_a_variable_that_would_undo_the_arguments_is_refused(name: str) -> None:
     with pytest.raises(UsageProblem, match=f"vllm_k8s_extra_env sets {name}: "):
         environment({name: "1"})
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "null"), (True, "true"), (["a"], '["a"]')])
+def test_a_variable_that_is_no_text_is_refused(value: object, shown: str) -> None:
+    with pytest.raises(UsageProblem) as caught:
+        environment({"VLLM_X": value})
+    assert caught.value.message == f"vllm_k8s_extra_env sets VLLM_X to {shown}, wanted a text"
+    assert environment({"VLLM_X": 1, "VLLM_Y": ""})["VLLM_X"] == "1"
