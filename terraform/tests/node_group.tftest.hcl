@@ -283,6 +283,30 @@ run "kubelet_registers_with_every_taint" {
   }
 }
 
+run "a_startup_taint_and_timeouts_of_ones_own" {
+  command = plan
+
+  variables {
+    startup_taint_key = "example.com/no-model"
+    timeouts          = { create = "20m", update = "3h" }
+  }
+
+  assert {
+    condition     = local.registered_taints[*].key == ["sku", "example.com/no-model"] && output.judge_bootstrap.variables.vllm_k8s_node_taint == "example.com/no-model"
+    error_message = "kubelet registers with another taint than the playbooks take away: ${jsonencode(local.registered_taints)}"
+  }
+
+  assert {
+    condition     = !contains(keys(local.autoscaler_tags), "taint/example.com/no-model")
+    error_message = "the autoscaler counts on the startup taint for ever"
+  }
+
+  assert {
+    condition     = jsonencode(aws_eks_node_group.ai[0].timeouts) == jsonencode({ create = "20m", delete = null, update = "3h" })
+    error_message = "Terraform waits for another time: ${jsonencode(aws_eks_node_group.ai[0].timeouts)}"
+  }
+}
+
 run "startup_taint_can_be_left_out" {
   command = plan
 
