@@ -95,18 +95,23 @@ class _Transport:
             number = lost.errno if isinstance(lost, OSError) and not isinstance(lost, ssl.SSLError) else None
             told = lost.strerror if isinstance(lost, ssl.SSLError) and lost.strerror else lost
             said = os.strerror(number) if number and number > 0 else self._without_key(str(told))
-            return Failure(Reason.SERVER_UNREACHABLE, f"{url}: {said or type(lost).__name__}")
+            return _unreachable(f"{url}: {said or type(lost).__name__}")
         if type(error.__cause__).__name__ == "ConnectTimeout":  # of httpx, whichever version the SDK uses
             seconds = min(request.timeout_seconds, CONNECT_SECONDS)
             return Failure(Reason.SERVER_UNREACHABLE, f"{url}: no connection within {seconds:.3g} s")
         if isinstance(error, openai.APITimeoutError | TimeoutError):
             return Failure(Reason.SERVER_TIMEOUT, f"{url} did not answer within {request.timeout_seconds:.3g} s")
         cause = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
-        return Failure(Reason.SERVER_UNREACHABLE, f"{url}: {self._without_key(str(cause)) or type(cause).__name__}")
+        return _unreachable(f"{url}: {self._without_key(str(cause)) or type(cause).__name__}")
 
     def _without_key(self, text: str) -> str:
         """Return `text` without the API key, which some servers repeat when they refuse it: verdicts are kept."""
         return text if len(self._api_key) < _SHORTEST_SECRET else text.replace(self._api_key, "***")
+
+
+def _unreachable(message: str) -> Failure:
+    # A certificate that nobody vouches for does not get better by waiting.
+    return Failure(Reason.SERVER_UNREACHABLE, message, lasting="CERTIFICATE_VERIFY_FAILED" in message)
 
 
 class SyncTransport(_Transport):

@@ -120,6 +120,8 @@ class OpenJudge:
     def _hint(self, reason: str, message: str) -> str:
         ours = f"judge-bootstrap --env {self.env}" if self.env else None
         look = f"{ours} health" if ours else f"curl -sS {self.base_url}/v1/models"
+        if reason == "SERVER_UNREACHABLE" and "CERTIFICATE_VERIFY_FAILED" in message:
+            return "export SSL_CERT_FILE=FILE   # with the certificate of your own CA"
         if reason == "SERVER_UNREACHABLE" and self.base_url.startswith("https:") and not ours:
             return f"{look}; or, if it speaks http: --url http{self.base_url.removeprefix('https')}"
         if reason == "SERVER_TIMEOUT":

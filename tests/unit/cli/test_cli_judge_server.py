@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trustme
 from click.testing import CliRunner, Result
 from cluster_desks import shipped_variables
 from fakes_cli import Desk
 from fakes_kube import FakeKube
+from judge_answers import serving as https
 from judge_bootstrap.adapters.judge_pods import ReadyPod
 from judge_bootstrap.cli.context import AppContext
 from judge_bootstrap.cli.judge import VERBS
@@ -182,6 +185,17 @@ def test_https_to_a_port_that_speaks_http_is_told_how_to_be_written(pod: tuple[P
     done = score("--url", pod[1].replace("http:", "https:"), "--timeout", "2")
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1].endswith(f"or, if it speaks http: --url {pod[1]}")
+
+
+def test_a_certificate_that_is_not_trusted_is_told_how_to_become_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    with https(tls) as server:
+        done = score("--url", server.url)
+    assert done.exit_code == 1
+    assert "certificate verify failed" in done.stderr
+    assert done.stderr.splitlines()[-1] == "Hint: export SSL_CERT_FILE=FILE   # with the certificate of your own CA"
 
 
 @pytest.mark.parametrize(("answered", "reason", "said"), [
