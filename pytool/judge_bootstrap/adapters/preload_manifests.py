@@ -81,7 +81,8 @@ def _pod_spec(preload: Preload) -> dict[str, Any]:
         {"name": "models", "mountPath": MODELS_FOLDER, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"}]
     volumes: list[dict[str, Any]] = [
-        {"name": "disk", "hostPath": {"path": disk, "type": "Directory"}},
+        # Made when it is missing, as the loader's: a node whose disk nobody has prepared is to say so at once.
+        {"name": "disk", "hostPath": {"path": disk, "type": "DirectoryOrCreate"}},
         {"name": "program", "configMap": {"name": _name(preload, "program")}},
         {"name": "models", "configMap": {"name": _name(preload, "models")}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]

@@ -93,7 +93,7 @@ def request_of(app: AppContext, settings: ClusterSettings, wanted: ModelSettings
             "judge-preload"), run=run_id, by=f"{holder.user}@{holder.host}", report=report,
         beside={name: text for name, text in (fleet or {}).items() if name != "wanted.json"} if report else {},
         taint=settings.node_taint, sources=_texts("model_cache_sources", fetching.get("model_cache_sources")),
-        connections=int(fetching.get("model_cache_connections") or 8),
+        connections=_connections(fetching.get("model_cache_connections")),
         limit_rate=str(fetching.get("model_cache_limit_rate") or "") or None,
         token_secret=settings.hf_secret_name if settings.loader_use_token else None)
 
@@ -106,6 +106,14 @@ def _commit(manifest: str | None) -> str | None:
     return found.get("commit") if isinstance(found, dict) else None
 
 
+def _connections(value: Any) -> int:
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 64):
+        raise UsageProblem(f"model_cache_connections is {text!r}, wanted a number from 1 to 64",
+                           hint="-e model_cache_connections=8")
+    return int(text)
+
+
 def _texts(name: str, value: Any) -> list[str]:
     if value in (None, ""):
         return []
@@ -115,11 +123,12 @@ def _texts(name: str, value: Any) -> list[str]:
 
 
 def _say(app: AppContext, request: Preload, answer: Mapping[str, Any], seconds: float) -> int:
+    from judge_bootstrap.core.health_nodes import repair_of_model
     from judge_bootstrap.core.redact import redactor
 
     ok = bool(answer.get("ok"))
     reason, message = answer.get("reason"), str(answer.get("message") or "")
-    repair = answer.get("repair") or (None if ok else f"judge-bootstrap --env {app.env} models preload {request.node}")
+    repair = answer.get("repair") or (None if ok else repair_of_model(str(reason or ""), request.node, str(app.env)))
     code = ExitCode.OK if ok else ExitCode.FAILED
     said = {"ok": ok, "changed": bool(answer.get("changed")), "state": answer.get("state"), "reason": reason,
             "message": message, "repair": repair}

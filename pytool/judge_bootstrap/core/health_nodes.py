@@ -115,7 +115,7 @@ def _model(node: Mapping[str, Any], labels: Mapping[str, str], report: Mapping[s
                 f"{': ' + said if said else ''}", f"judge-bootstrap --env {names.env} logs --loader -f")
     if state in ("failed", "corrupt", "incomplete"):
         reason = str(code or ("INTEGRITY_MISMATCH" if state == "corrupt" else "MODEL_INCOMPLETE"))
-        return state, reason, said or f"the loader says {state}", _repair_of_model(reason, name, names)
+        return state, reason, said or f"the loader says {state}", repair_of_model(reason, name, names.env)
     if vouched:
         return ("tainted", "MODEL_INCOMPLETE", f"has the model, and still the taint {names.taint}",
                 bring if names.loader else f"kubectl taint node {name} {names.taint}-")
@@ -128,8 +128,9 @@ def _model(node: Mapping[str, Any], labels: Mapping[str, str], report: Mapping[s
     return "waiting", "MODEL_INCOMPLETE", "nobody has reported on its model yet", bring
 
 
-def _repair_of_model(reason: str, name: str, names: Names) -> str:
-    env = f"judge-bootstrap --env {names.env}"
+def repair_of_model(reason: str, name: str, environment: str) -> str:
+    """Return the command that repairs the model of a node; `reason` is what the loader says of it, `name` the Node."""
+    env = f"judge-bootstrap --env {environment}"
     if reason in ("SOURCE_DENIED", "TOKEN_UNAVAILABLE"):
         return f"{env} secrets apply   # then: {env} models preload {name}"
     if reason == "SPACE_SHORT":

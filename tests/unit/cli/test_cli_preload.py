@@ -129,13 +129,18 @@ def test_progress_comes_from_the_pods_log_and_not_into_json(bench: Bench) -> Non
     assert done.stdout.count("\n") == 1
 
 
-def test_a_failure_keeps_its_reason_and_repair(bench: Bench) -> None:
+@pytest.mark.parametrize(("reason", "repair"), [
+    ("SOURCE_UNREACHABLE", "judge-bootstrap --env prod models preload ip-10-0-0-1"),
+    ("SOURCE_DENIED", "judge-bootstrap --env prod secrets apply   # then: judge-bootstrap --env prod models preload "
+                      "ip-10-0-0-1"),
+    ("MOUNT_MISSING", "judge-bootstrap --env prod run nvme   # the disk of ip-10-0-0-1; where ssh does not reach it: "
+                      "judge-bootstrap --env prod run nvme_pod")])
+def test_a_failure_keeps_its_reason_and_names_what_repairs_it(bench: Bench, reason: str, repair: str) -> None:
     bench.site.phase = "Failed"
-    bench.site.answer = {**DONE, "ok": False, "state": "failed", "reason": "SOURCE_DENIED", "message": "no access",
+    bench.site.answer = {**DONE, "ok": False, "state": "failed", "reason": reason, "message": "no access",
                          "repair": None}
     code, answer = bench.json("ip-10-0-0-1")
-    assert (code, answer["reason"], answer["message"]) == (1, "SOURCE_DENIED", "no access")
-    assert answer["repair"] == "judge-bootstrap --env prod models preload ip-10-0-0-1"
+    assert (code, answer["reason"], answer["message"], answer["repair"]) == (1, reason, "no access", repair)
     assert bench.left() == []
 
 
@@ -177,6 +182,14 @@ def test_where_the_bytes_come_from_is_what_the_settings_say(bench: Bench) -> Non
     words = bench.site.created[0]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert {"--source=s3://b/hub", "--limit-rate=9M", "--endpoint=https://huggingface.co",
             "--connections=8"} <= set(words)
+
+
+@pytest.mark.parametrize("value", ["many", "0", "65", None])
+def test_a_number_of_connections_that_is_none_is_one_line(bench: Bench, value: str | None) -> None:
+    bench.desk.role_variables["model_cache_connections"] = value
+    code, answer = bench.json("ip-10-0-0-1")
+    assert (code, bench.site.created) == (2, [])
+    assert answer["message"] == f"model_cache_connections is '{value}', wanted a number from 1 to 64"
 
 
 def test_a_gated_model_gets_its_token_as_a_file(bench: Bench) -> None:
@@ -286,9 +299,9 @@ def test_the_pod_is_as_locked_as_the_loaders_own() -> None:
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                                             "capabilities": {"drop": ["ALL"]}}
     hosts = [volume["hostPath"] for volume in spec["volumes"] if "hostPath" in volume]
-    assert hosts == [{"path": "/mnt/nvme", "type": "Directory"}]
+    assert hosts == [{"path": "/mnt/nvme", "type": "DirectoryOrCreate"}]
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-    for word in ("runAsUser: 0", "readOnlyRootFilesystem: true", "type: Directory", "HostToContainer"):
+    for word in ("runAsUser: 0", "readOnlyRootFilesystem: true", "type: DirectoryOrCreate", "HostToContainer"):
         assert word in text, f"the loader's template no longer has {word}: look at this pod, too"
 
 
