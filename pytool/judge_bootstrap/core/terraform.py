@@ -284,11 +284,18 @@ def compare(output: TerraformOutput, file: str, text: str) -> list[Difference]:
         document = read_yaml_mapping(text)
     except InvalidDocument as error:
         return [Difference(file, "the file", one_line(error), "YAML of the plugin amazon.aws.aws_ec2")]
-    regions, filters = document.get("regions"), document.get("filters")
+    regions, filters, more = document.get("regions"), document.get("filters"), document.get("include_filters")
     found = []
     # No region at all means every one.
     if regions and not any(region == output.region or "{{" in str(region) for region in _items(regions)):
         found.append(Difference(file, "regions", _words(regions), output.region))
+    # The plugin takes what any of them finds.
+    each = [_compare_filters(output, file, item) for item in (filters, *(more if isinstance(more, list) else ()))]
+    return found if [] in each else [*found, *each[0]]
+
+
+def _compare_filters(output: TerraformOutput, file: str, filters: Any) -> list[Difference]:
+    found = []
     for key, wanted in output.inventory_filters.items():
         value = filters.get(key) if isinstance(filters, dict) else None
         if value is None:

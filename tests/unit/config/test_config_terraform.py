@@ -202,6 +202,10 @@ FILTERS = ("filters: {instance-state-name: running, tag:Environment: prod, tag:r
     (f"regions: ['{{{{ x }}}}']\n{FILTERS}, 'tag:Team': a}}", []),
     ("filters: {instance-state-name: [running, pending], tag:Environment: 'pr?d', tag:role: '*', tag:eks:cluster-name: "
      "'{{ cluster }}'}", []),
+    (f"include_{FILTERS.replace('filters: ', 'filters: [{tag:role: cpu}, ')}}}]", []),
+    (f"{FILTERS.replace('ai-gpu', 'cpu')}}}\ninclude_{FILTERS.replace('filters: ', 'filters: [')}}}]", []),
+    (f"include_{FILTERS.replace('filters: ', 'filters: [')}x}}]\n{FILTERS}y}}", [
+        "f: filters.tag:eks:cluster-name is judge-prody, wanted: judge-prod"]),
     (f"regions: us-east-1\n{FILTERS}}}", ["f: regions is us-east-1, wanted: eu-central-1"]),
     (f"{FILTERS}x}}", ["f: filters.tag:eks:cluster-name is judge-prodx, wanted: judge-prod"]),
     ("regions: [a, b]\nfilters: {tag:role: [x], tag:Environment: prod, instance-state-name: running}", [
