@@ -100,7 +100,9 @@ def _missing(place: str, wanted: str, columns: Sequence[str], row: Mapping[str, 
     found = ", ".join(list(row)[:12]) or "nothing"
     also = f" (or {columns[1]})" if len(columns) > 1 else ""
     problem = _problem(place, f"found {found[:200]}, wanted {wanted}{also}")
-    if not pairs and {"response_a", "response_b"} <= set(row):
+    if pairs:
+        problem.hint = "correct the file; its columns: judge-bootstrap judge compare --help"
+    elif {"response_a", "response_b"} <= set(row):
         problem.hint = "two responses are compared: judge-bootstrap judge compare"
     return problem
 

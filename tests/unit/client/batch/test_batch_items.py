@@ -144,6 +144,13 @@ def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     assert "No such file" in _problem(tmp_path / "a.jsonl").message
 
 
+def test_responses_given_for_comparison_are_sent_to_the_columns_of_compare(tmp_path: Path) -> None:
+    path = _jsonl(tmp_path / "a.jsonl", '{"prompt": "p", "response": "r"}')
+    with pytest.raises(InputProblem, match="found prompt, response, wanted response_a") as caught:
+        list(read_items(path, pairs=True))
+    assert caught.value.hint == "correct the file; its columns: judge-bootstrap judge compare --help"
+
+
 def test_pairs_given_for_judging_are_sent_to_compare(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "a.jsonl", '{"prompt": "p", "response_a": "x", "response_b": "y"}')
     assert "judge compare" in str(_problem(path).hint)
