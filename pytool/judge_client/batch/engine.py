@@ -268,6 +268,7 @@ class _Batch:
             self._output.catch_up()
             async with aclosing(crew.run(self._works())) as answers:
                 async for work, answer in answers:
+                    self._check_model(answer)
                     self._keep(work, answer)
                     self._check(answer, stop_after)
                     self._output.catch_up()
@@ -349,8 +350,8 @@ class _Batch:
         self._journal.append(work.index, answer.status, answer.reason, answer.suspect, answer.requests,
                              _line(work.index, what, answer, self._binding["texts"]))
 
-    def _check(self, answer: Verdict | Comparison, stop_after: int) -> None:
-        """Raise BatchStopped when all that is left would fail, too."""
+    def _check_model(self, answer: Verdict | Comparison) -> None:
+        """Raise BatchStopped for an answer of another model than the one that the batch began with: none is kept."""
         provenance = answer.provenance
         if (self._served.commit and provenance is not None and provenance.model_commit
                 and provenance.model_commit != self._served.commit):
@@ -358,6 +359,9 @@ class _Batch:
                 f"the server was given another model: {provenance.model_commit} answers, the batch began with "
                 f"{self._served.commit}; {self._kept()}", reason=Reason.WRONG_MODEL_SERVED,
                 hint="begin anew with another --out")
+
+    def _check(self, answer: Verdict | Comparison, stop_after: int) -> None:
+        """Raise BatchStopped when all that is left would fail, too."""
         if answer.status is not Status.ERROR or answer.reason is Reason.REQUEST_REFUSED:
             self._errors_in_a_row = 0
             return

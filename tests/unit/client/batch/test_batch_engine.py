@@ -507,6 +507,16 @@ def test_a_model_that_is_exchanged_in_between_stops_the_batch(place: Place) -> N
     assert caught.value.reason == "WRONG_MODEL_SERVED"
 
 
+def test_no_answer_of_another_model_is_kept(place: Place) -> None:
+    responses = place.items(40)
+    alien = {responses[10]: scored(1, commit="f" * 40)}
+    with pytest.raises(BatchStopped, match="was given another model"):
+        place.run(FakeJudge(lambda text, _: alien.get(text)), window=4)
+    place.run(FakeJudge())
+    assert_whole(place.out, responses)
+    assert {line["verdict"]["provenance"]["model_commit"] for line in read_lines(place.out)} == {COMMIT}
+
+
 def test_a_server_that_cannot_be_asked_at_all_is_known_before_a_file_is_made(place: Place) -> None:
     place.items(3)
     with pytest.raises(BatchStopped) as caught:
