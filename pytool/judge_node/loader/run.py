@@ -18,7 +18,7 @@ from ..cache.manifest import Manifest
 from ..cache.progress import progress_text
 from ..cache.store import Store
 from ..cache.sync import plan_work, sync
-from ..cache.tokens import token_of
+from ..cache.tokens import LazyToken, read_token
 from ..result import EXIT_FAILED, EXIT_OK, NodeError, Result
 from .checks import Checks, Verdict
 from .compile_cache import tidy
@@ -326,12 +326,19 @@ class Loader:
             self._log(f"compile caches of models that are gone, removed: {', '.join(removed)}")
 
 
-def _token(name: str | None) -> Any:
-    """Return the token in the file, read anew at each sync: a Secret may come, or be renewed, while this runs."""
-    try:
-        return token_of(name)
-    except NodeError as error:
-        raise NodeError(error.message, reason="TOKEN_UNAVAILABLE", repair=error.repair) from None
+def _token(name: str | None) -> LazyToken | None:
+    """Return what reads the token's file, anew at each sync: a Secret may come, or be renewed, while this runs.
+
+    It is read when the Hub is asked: what a mirror has needs no token.
+    """
+
+    def read() -> str:
+        try:
+            return str(read_token(name))
+        except NodeError as error:
+            raise NodeError(error.message, reason="TOKEN_UNAVAILABLE", repair=error.repair) from None
+
+    return LazyToken(read) if name else None
 
 
 def _name(manifest: Manifest) -> str:

@@ -330,6 +330,13 @@ def test_a_sync_of_somebody_else_is_waited_for_and_is_no_failure(
     assert A in bench.notes.last.ready
 
 
+def test_what_a_mirror_has_needs_no_token(bench: Bench) -> None:
+    mirror = f"{bench.hub.url}/{{repo_id}}/resolve/{{commit}}/{{path}}"
+    loader = bench.loader(token_file=str(bench.folder / "token"), sources=(mirror,), endpoint="http://127.0.0.1:1")
+    steps(loader)
+    assert A in bench.notes.last.ready
+
+
 def test_a_token_file_that_is_not_there_yet_is_said(bench: Bench) -> None:
     loader = bench.loader(token_file=str(bench.folder / "token"), first_pause_seconds=0.01)
     loader.step()
