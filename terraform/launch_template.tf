@@ -34,6 +34,7 @@ resource "aws_launch_template" "ai" {
   description            = "GPU nodes of ${var.cluster_name} that prepare their instance store at first boot"
   update_default_version = true
   user_data              = module.user_data[0].user_data_base64
+  key_name               = var.key_name
   tags                   = local.tags
 
   block_device_mappings {

@@ -379,6 +379,21 @@ variable "imds_hop_limit" {
   }
 }
 
+variable "key_name" {
+  description = <<-EOT
+    Name of an EC2 key pair whose public key is put on every node, for ec2-user. Null, the default, puts none there: who may
+    open a session may also push a key for a minute (docs/terraform.md), and no key of one's own is left to be stolen.
+    Another name is another version of the launch template, so the nodes are replaced.
+  EOT
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.key_name == null ? true : can(regex("^\\S(.{0,253}\\S)?$", var.key_name))
+    error_message = "key_name is ${jsonencode(var.key_name)}: it must be null, or the name of a key pair in the region, 1 to 255 characters."
+  }
+}
+
 variable "kms_key_arn" {
   description = <<-EOT
     KMS key of the root volume; null takes the account's default key for EBS. The key's policy must let the role

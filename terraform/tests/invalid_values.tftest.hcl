@@ -720,3 +720,17 @@ run "timeouts_without_a_unit" {
 
   expect_failures = [var.timeouts]
 }
+
+run "key_name_that_is_empty" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    key_name = ""
+  }
+
+  expect_failures = [var.key_name]
+}

@@ -95,6 +95,19 @@ run "security_groups_of_ones_own_ask_no_cluster" {
   }
 }
 
+run "a_key_pair_by_name" {
+  command = plan
+
+  variables {
+    key_name = "on-call"
+  }
+
+  assert {
+    condition     = aws_launch_template.ai[0].key_name == "on-call"
+    error_message = "the nodes have another key"
+  }
+}
+
 run "metadata_over_two_hops" {
   command = plan
 

@@ -56,6 +56,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("max_unavailable", 0, "max_unavailable is 0: it must be a whole number from 1 to 100"),
     ("max_unavailable_percentage", 101, "max_unavailable_percentage is 101: it must be null, or a whole number from 1"),
     ("imds_hop_limit", 0, "imds_hop_limit is 0: it must be a whole number from 1 to 64"),
+    ("key_name", " on-call", 'key_name is " on-call": it must be null, or the name of a key pair in the region'),
     ("kms_key_arn", _KEY, f'kms_key_arn is "{_KEY}": it must be null, or the ARN of a key'),
     ("tags", {"role": "x", "a": "b"}, "tags sets role: these tags say what environment, sandbox and node_role_label"),
     ("tags", {"aws:x": "y"}, "a key has 1 to 128 characters and does not begin with aws:"),
