@@ -77,7 +77,9 @@ def wait(cluster: Cluster, name: str, namespace: str, wait_seconds: float,
             ready = (deployment.get("status") or {}).get("availableReplicas", 0)
             raise BootstrapError(
                 f"{ready} of {wanted} pods of {namespace}/{name} are ready after {wait_seconds:g} s, wanted all: {why}",
-                reason=reason, hint=f"kubectl -n {namespace} describe pod -l app.kubernetes.io/instance={name}")
+                # What holds up a pod may be its node, and then the pod itself shows nothing of it.
+                reason=reason, hint="judge-bootstrap --env ENV health   # names what repairs it; or: kubectl -n "
+                                    f"{namespace} describe pod -l app.kubernetes.io/instance={name}")
         polls += 1
         if polls % ASK_EVERY == 0 and (final := _refusal(cluster, deployment)):
             reason, why = final

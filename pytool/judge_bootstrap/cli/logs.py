@@ -127,7 +127,7 @@ def span_seconds(text: str) -> int:
         from judge_bootstrap.core.problems import shown
 
         raise UsageProblem(f"--since is {shown(text)}, wanted a span such as 30s, 10m, 1h30m or 2d",
-                           hint="judge-bootstrap logs --since 10m")
+                           hint="judge-bootstrap --env ENV logs --since 10m")
     return seconds
 
 

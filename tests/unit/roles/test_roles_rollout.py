@@ -90,7 +90,8 @@ def test_the_failure_says_how_many_are_ready_and_what_to_type() -> None:
     with pytest.raises(BootstrapError) as caught:
         wait_for(FakeCluster([deployment(wanted=2, availableReplicas=1)]))
     assert caught.value.message.startswith("1 of 2 pods of llm-judge/judge are ready after 10 s, wanted all: no pod")
-    assert caught.value.hint == "kubectl -n llm-judge describe pod -l app.kubernetes.io/instance=judge"
+    assert caught.value.hint == ("judge-bootstrap --env ENV health   # names what repairs it; or: kubectl -n llm-judge "
+                                 "describe pod -l app.kubernetes.io/instance=judge")
 
 
 def test_a_pod_that_no_node_takes_is_pending_with_the_schedulers_words() -> None:
