@@ -17,7 +17,7 @@ from judge_client.pair_prompts import (
     pair_prompt_digest,
     parse_pair_reply,
 )
-from judge_client.verdict import Ground, Provenance, Reason, Status, grounds_from, plain_fields
+from judge_client.verdict import Ground, Provenance, Reason, Status, grounds_from, plain_fields, several_models
 
 
 class Winner(StrEnum):
@@ -116,6 +116,8 @@ def _combined(asked: Sequence[Asked[PairReply]],
     failure = asked[-1].failure
     if failure is not None:
         return Comparison(failure.status, reason=failure.reason, message=failure.message, **facts)
+    if mixed := several_models(one.provenance for one in asked):
+        return Comparison(Status.ERROR, reason=Reason.WRONG_MODEL_SERVED, message=mixed, **facts)
     consistent = orders[0] == orders[1]
     return Comparison(Status.SCORED, orders[0] if consistent else Winner.TIE, consistent, **facts)
 

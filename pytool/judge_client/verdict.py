@@ -143,6 +143,15 @@ class Verdict:
         return cls(**values)
 
 
+def several_models(provenances: Iterable[Provenance | None]) -> str | None:
+    """Return a sentence when answers that shall make one verdict came from several models, as their servers tell."""
+    commits = sorted({one.model_commit for one in provenances if one is not None and one.model_commit})
+    if len(commits) < 2:
+        return None
+    return (f"its answers came from {len(commits)} models (commits {', '.join(one[:12] for one in commits)}), wanted "
+            "one: the judge was updated in between")
+
+
 def one_line(text: str, most: int = 500) -> str:
     """Return what a server said as one line of at most `most` visible characters: it ends up in terminals and pages."""
     text = " ".join(text[:4 * most].split())

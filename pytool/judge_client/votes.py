@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from judge_client.rubric import OVERALL, Rubric
-from judge_client.verdict import Ground, GroundCode, Reason, Status, Verdict
+from judge_client.verdict import Ground, GroundCode, Reason, Status, Verdict, several_models
 
 # Votes on one criterion that are further apart than this say that the judge does not know.
 LARGEST_SPREAD = 2
@@ -22,8 +22,8 @@ def check_votes(votes: int) -> None:
 def combine(votes: Sequence[Verdict], rubric: Rubric) -> Verdict:
     """Return the verdict of all votes: the median of each criterion, and the reasoning of the vote closest to it.
 
-    Less than half of them scored is no verdict (VOTES_MISSING). Of the same number above and below, the lower median
-    counts, so that each score is one that was given.
+    Less than half of them scored is no verdict (VOTES_MISSING), and neither are votes of two models. Of the same
+    number above and below, the lower median counts, so that each score is one that was given.
     """
     scored = [vote for vote in votes if vote.status is Status.SCORED]
     first = votes[0]
@@ -34,6 +34,9 @@ def combine(votes: Sequence[Verdict], rubric: Rubric) -> Verdict:
         failed = next(vote for vote in votes if vote.status is not Status.SCORED)
         message = f"{len(scored)} of {len(votes)} votes are scored; one that is not: {failed.reason}: {failed.message}"
         return replace(failed, reason=Reason.VOTES_MISSING, message=message, **sums)
+    if mixed := several_models(vote.provenance for vote in scored):
+        return replace(first, status=Status.ERROR, score=None, weighted_score=None, categories={}, reasoning=None,
+                       reason=Reason.WRONG_MODEL_SERVED, message=mixed, **sums)
     middle = (len(scored) - 1) // 2
     scores = {name: sorted(vote.categories[name] for vote in scored)[middle] for name in rubric.names}
     closest = min(scored, key=lambda vote: sum(abs(vote.categories[name] - scores[name]) for name in rubric.names))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from judge_client.batch.journal import Journal
 from judge_client.batch.problems import append, unwritable
+from judge_client.errors import InputProblem
 
 # So many bytes are handed to the system at a time when there is much to write, as after going on.
 _PIECE_BYTES = 2**20
+# More than any line of ours: what has no end within it is somebody else's.
+_LONGEST_LINE_BYTES = 2**26
 
 
 class Output:
@@ -28,8 +32,16 @@ class Output:
             raise unwritable(path, error) from None
 
     def go_on(self) -> None:
-        """Keep the lines that an earlier run wrote, as far as they are those of the journal."""
+        """Keep the lines that an earlier run wrote, as far as they are those of the journal.
+
+        Raises InputProblem OUTPUT_EXISTS for a file that no batch wrote: what is not kept would be cut off.
+        """
         with os.fdopen(os.dup(self._fd), "rb") as file:
+            file.seek(0)
+            if not self._is_ours(file.readline(_LONGEST_LINE_BYTES)):
+                raise InputProblem(
+                    f"{self._path} is there, and is not what the batch of {self._journal.path} wrote: it is not "
+                    "overwritten", reason="OUTPUT_EXISTS", hint="move it away, and run the same command again")
             file.seek(0)
             while self._journal.has(self.following):
                 line = self._journal.line(self.following) + b"\n"
@@ -43,6 +55,17 @@ class Output:
             os.lseek(self._fd, self._end, os.SEEK_SET)
         except OSError as error:
             raise unwritable(self._path, error) from None
+
+    def _is_ours(self, first: bytes) -> bool:
+        """Tell whether a file that begins so is a batch's output, or one whose first line was cut as it was written."""
+        if not first.endswith(b"\n"):
+            whole = self._journal.line(0) if self._journal.has(0) else b""
+            return not first.strip(b"\0") or whole.startswith(first)
+        try:
+            document = json.loads(first)
+        except ValueError:
+            return False
+        return isinstance(document, dict) and isinstance(document.get("verdict", document.get("comparison")), dict)
 
     def catch_up(self) -> None:
         """Write what can be written. Raises BatchStopped: whole lines are in the file then, and no other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from judge_client.exchange import Policy
 from judge_client.judging import Judging
 from judge_client.pairs import compare
 from judge_client.rubric import DEFAULT_RUBRIC
-from judge_client.verdict import Ground, GroundCode
+from judge_client.verdict import Ground, GroundCode, Provenance
 from judge_client.votes import check_votes, combine
 
 EMPTY = Ground(GroundCode.EMPTY, "")
@@ -84,8 +85,25 @@ def test_each_vote_is_another_request(client: JudgeClient, server: Any) -> None:
     assert {body["temperature"] for body in server.completions} == {0.7}
 
 
-def said(winner: str, reasoning: str = "So.") -> Any:
-    return answer(completion({"reasoning": reasoning, "winner": winner}))
+def of_model(commit: str | None, **scores: int) -> Verdict:
+    return replace(vote(**scores), provenance=Provenance("", "", "", "", "", "", {}, model_commit=commit))
+
+
+def test_votes_of_two_models_are_no_verdict() -> None:
+    verdict = combine([of_model("a" * 40), of_model("b" * 40), of_model("a" * 40)], DEFAULT_RUBRIC)
+    assert (verdict.status, verdict.reason, verdict.score) == (Status.ERROR, Reason.WRONG_MODEL_SERVED, None)
+    assert (verdict.weighted_score, verdict.categories, verdict.reasoning) == (None, {}, None)
+    assert "came from 2 models (commits aaaaaaaaaaaa, bbbbbbbbbbbb), wanted one" in str(verdict.message)
+    assert (len(verdict.votes), verdict.requests) == (3, 3)
+
+
+def test_a_vote_whose_server_tells_no_commit_is_of_no_other_model() -> None:
+    assert combine([of_model("a" * 40), of_model(None), vote()], DEFAULT_RUBRIC).status is Status.SCORED
+
+
+def said(winner: str, reasoning: str = "So.", commit: str | None = None) -> Any:
+    tells = {} if commit is None else {"x_judge_provenance": json.dumps({"commit": commit})}
+    return answer(completion({"reasoning": reasoning, "winner": winner}), **tells)
 
 
 def compared(*answers: Any, prompt: str = "q", a: str = "one", b: str = "two") -> tuple[Comparison, Talk]:
@@ -142,6 +160,14 @@ def test_a_failure_in_the_second_order_is_no_verdict_and_keeps_the_first() -> No
     assert (found.status, found.reason, found.winner) == (Status.ERROR, Reason.SERVER_FAILED, None)
     assert found.orders == (Winner.A, None)
     assert found.provenance is not None
+
+
+def test_orders_that_two_models_read_are_no_verdict() -> None:
+    found, _ = compared(said("first", commit="a" * 40), said("second", commit="b" * 40))
+    assert (found.status, found.reason, found.winner, found.consistent) == (
+        Status.ERROR, Reason.WRONG_MODEL_SERVED, None, None)
+    assert "2 models" in str(found.message)
+    assert found.orders == (Winner.A, Winner.A)
 
 
 def test_a_comparison_is_suspect_for_each_response_by_itself() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,28 @@ def test_a_file_that_no_batch_wrote_is_not_overwritten(place: Place) -> None:
     problem = _refused(place, FakeJudge())
     assert problem.reason == "OUTPUT_EXISTS"
     assert "nothing says that a batch wrote it" in problem.message
+
+
+@pytest.mark.parametrize("text", [
+    "mine", "mine\nand more\n", '{"id": "q0"}\n', '["verdict"]\n', "{}", '{"verdict": 3}\n'])
+def test_a_file_put_in_the_place_of_an_output_is_not_overwritten(place: Place, text: str) -> None:
+    place.items(100)
+    place.cut(FakeJudge(), 30, window=8)
+    place.out.write_text(text)
+    problem = _refused(place, FakeJudge())
+    assert problem.reason == "OUTPUT_EXISTS"
+    assert "is not what the batch of" in problem.message
+    place.out.unlink()
+    assert place.run(FakeJudge()).ok
+
+
+@pytest.mark.parametrize("left", [lambda line: line[:20], lambda line: b"\0" * 50, lambda line: b""])
+def test_a_first_line_that_was_cut_as_it_was_written_is_made_good(place: Place, left: Callable[[bytes], bytes]) -> None:
+    responses = place.items(100)
+    place.cut(FakeJudge(), 30, window=8)
+    place.out.write_bytes(left(place.out.read_bytes().splitlines()[0]))
+    place.run(FakeJudge())
+    assert_whole(place.out, responses)
 
 
 @pytest.mark.parametrize("options", [{"votes": 3}, {"texts": False}])
