@@ -42,7 +42,7 @@ def fleet(app: AppContext, verb: str, options: Mapping[str, Any], given: Mapping
         result = replace(result, hosts=_switched(result.hosts, done.answers, again))
     if result.interrupted and verb in ROLLING and not check and not own.get("nodes_only"):
         _say_where_it_stands(app, options["extra_vars"])
-    steps = _next_steps(done.env, verb, words, options["limit"], result)
+    steps = _next_steps(done.env, verb, words, run_options, result)
     if app.json:
         answer = result.to_json(steps)
         for host, found in answer["hosts"].items():
@@ -141,12 +141,11 @@ def _typed(verb: str, model: str | None, given: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _next_steps(env: str, verb: str, words: str, limit: str | None, result: Any) -> list[str]:
+def _next_steps(env: str, verb: str, words: str, options: RunOptions, result: Any) -> list[str]:
     if result.interrupted or not result.ok or not result.changes:
         return []
     if result.check:
-        hosts = f" --limit {shlex.quote(limit)}" if limit else ""
-        return [f"judge-bootstrap --env {env} {words}{hosts}        do it"]
+        return [f"judge-bootstrap --env {env} {words}{options.words()}        do it"]
     # Pods that were moved serve it already.
     serve = (f"judge-bootstrap --env {env} run verify        prove it, link by link" if result.roll
              else f"judge-bootstrap --env {env} run vllm_k8s        have the pods serve it")

@@ -23,6 +23,14 @@ class RunOptions:
     extra_vars: tuple[str, ...] = ()
     forks: int | None = None
 
+    def words(self, *, limit: bool = True) -> str:
+        """Return what decides which hosts, tasks and values are meant, as it is typed, with a space in front."""
+        import shlex
+
+        given = [("--limit", self.limit if limit else None), ("--tags", self.tags), ("--skip-tags", self.skip_tags),
+                 *(("-e", text) for text in self.extra_vars)]
+        return "".join(f" {name} {shlex.quote(value)}" for name, value in given if value)
+
 
 def run_options(function: Decorated) -> Decorated:
     """Add the options that are handed to Ansible, --check and --diff aside."""

@@ -37,11 +37,12 @@ def render(app: AppContext, /, out: str, **options: Any) -> int:
     from judge_bootstrap.cli.run import perform
 
     directory = Path(out).expanduser().absolute()
-    done = perform(app, "render", ("vllm_k8s",), RunOptions(**options), words=f"render --out {out}",
+    given = RunOptions(**options)
+    done = perform(app, "render", ("vllm_k8s",), given, words=f"render --out {out}",
                    variables={"vllm_k8s_render_dir": str(directory)})
     steps = []
     if done.result.ok and not done.result.interrupted:
-        again = f"judge-bootstrap --env {done.env} render --out {out}        write them"
+        again = f"judge-bootstrap --env {done.env} render --out {out}{given.words()}        write them"
         send = f"kubectl apply --server-side --field-manager judge-bootstrap -f {directory}"
         steps = [again if options["check"] and done.result.changes else send]
     if app.json:

@@ -101,7 +101,8 @@ def execute(app: AppContext, command: str, playbooks: Sequence[str], options: Ru
     from judge_bootstrap.cli import output
 
     done = perform(app, command, playbooks, options)
-    steps = next_steps(done.env, done.settings, playbooks, done.result, lab=done.lab, variables=done.variables)
+    steps = next_steps(done.env, done.settings, playbooks, done.result, lab=done.lab, variables=done.variables,
+                       options=options)
     if app.json:
         app.emit(done.result.to_json(steps))
     output.recap(app, done.result, steps)
@@ -329,14 +330,17 @@ def log_event(event: Any) -> None:
 
 
 def next_steps(env: str, settings: Any, playbooks: Sequence[str], result: Any, *, lab: bool,
-               variables: Mapping[str, Any]) -> list[str]:
+               variables: Mapping[str, Any], options: RunOptions) -> list[str]:
     """Return how to go on after success: how to watch, reach and test the judge, or what is still to do."""
     if result.interrupted or not result.ok:
         return []
     if result.check:
         words = "" if tuple(playbooks) == (SITE,) else f" run {' '.join(playbooks)}"
-        if NAMED_HOSTS_ONLY.keys() & set(playbooks):
+        named = bool(NAMED_HOSTS_ONLY.keys() & set(playbooks))
+        if named:
             words += f" --limit {','.join(result.hosts)}"
+        # What is done must be what was planned: on the same hosts, with the same values.
+        words += options.words(limit=not named)
         return [f"judge-bootstrap --env {env}{words}        do it"] if result.changes else []
     if not {SITE, "vllm_k8s", "verify"} & set(playbooks):
         return [f"judge-bootstrap --env {env}        the rest of the chain"]

@@ -129,6 +129,12 @@ def test_a_check_names_the_command_that_does_it(fleet: Desk) -> None:
     assert answer["next"] == ["judge-bootstrap --env prod models pin a/b --why 'an audit' --limit x        do it"]
 
 
+def test_a_check_of_another_revision_names_the_command_for_that_revision(fleet: Desk) -> None:
+    fleet.runner.events = [ok("node-1", changed=True), ok("node-2"), stats(node_1=OK, node_2=OK)]
+    _, answer = fleet.invoke_json("--env", "prod", "models", "update", "--check", "-e", "model.revision=main")
+    assert answer["next"] == ["judge-bootstrap --env prod models update -e model.revision=main        do it"]
+
+
 def update(fleet: Desk, revision: str) -> dict[str, Any]:
     """Return the answer of an update that brought the files to node-1 and failed on node-2."""
     staged = verdict("cache start", revision=revision, commit=COMMIT)

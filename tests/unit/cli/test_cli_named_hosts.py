@@ -44,6 +44,13 @@ def test_what_a_plan_says_comes_next_can_be_typed(with_pod: Desk) -> None:
     assert answer["next"] == ["judge-bootstrap --env prod run nvme_pod --limit node-1,node-2        do it"]
 
 
+def test_what_was_planned_for_some_hosts_and_values_comes_next_for_those(with_pod: Desk) -> None:
+    with_pod.runner.events = [ok("node-1", changed=True), ok("node-2"), stats(node_1={"ok": 1}, node_2={"ok": 1})]
+    _, answer = with_pod.invoke_json("--env", "prod", "plan", "nvme", "--limit", "node-*", "-e", "nvme_strategy=Mount")
+    assert answer["next"] == [
+        "judge-bootstrap --env prod run nvme --limit 'node-*' -e nvme_strategy=Mount        do it"]
+
+
 def test_the_repair_of_a_node_without_ssh_is_the_way_without_ssh(with_pod: Desk) -> None:
     judge = {"ok": False, "command": "disks ensure", "reason": "FS_STALE", "message": "stale",
              "repair": "judge-node disks ensure --mount-path /mnt/nvme"}

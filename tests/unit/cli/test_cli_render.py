@@ -32,6 +32,9 @@ def test_a_check_writes_nothing_and_names_the_command_that_does(desk: Desk) -> N
     result = desk.invoke("--env", "prod", "render", "--out", "/srv/out", "--check")
     assert desk.runner.calls[0].check is True
     assert "judge-bootstrap --env prod render --out /srv/out        write them" in result.stdout
+    result = desk.invoke("--env", "prod", "render", "--out", "/srv/out", "--check", "-e", '{"vllm_k8s_replicas": 2}')
+    assert ("judge-bootstrap --env prod render --out /srv/out -e '{\"vllm_k8s_replicas\": 2}'        write them"
+            in result.stdout)
 
 
 def test_json_names_the_directory(desk: Desk) -> None:
