@@ -105,9 +105,9 @@ def apply(api_client: Any, objects: Sequence[Mapping[str, Any]], *, check: bool 
               if not (item["kind"] == "Namespace" and item["metadata"]["name"] in foreign)]
     told = {name: ObjectChange(f"Namespace/{name}", "left") for name in foreign}
     planned = [_change(item, there, _dry_run(api_client, item, missing)) for item, there in wanted]
-    for item, _ in wanted:
+    for item, there in wanted:
         if item["kind"] in _WITH_PODS and item["metadata"].get("namespace") in foreign:
-            _try_pod(api_client, item)
+            _try_pod(api_client, item, replaces=there is not None)
     done = planned if check else [_change(item, there, _send(api_client, item)) for item, there in wanted]
     return [*told.values(), *done]
 
@@ -202,10 +202,13 @@ def _try_elsewhere(api_client: Any, item: Mapping[str, Any]) -> None:
                                  hint=error.hint) from error
 
 
-def _try_pod(api_client: Any, owner: Mapping[str, Any]) -> None:
-    """Raise BootstrapError POD_FORBIDDEN when the API server would not take a pod of this owner."""
+def _try_pod(api_client: Any, owner: Mapping[str, Any], *, replaces: bool) -> None:
+    """Raise BootstrapError POD_FORBIDDEN when the API server would not take a pod of this owner.
+
+    `replaces`: pods of it are there, which go first; what a quota has against one more says nothing then.
+    """
     said = refusal_of_pod(api_client, owner)
-    if said:
+    if said and not (replaces and "exceeded quota" in said):
         namespace = owner["metadata"]["namespace"]
         raise BootstrapError(
             f"namespace {namespace} would refuse the pods of {name_of(owner)}: {said}", reason="POD_FORBIDDEN",
@@ -216,7 +219,8 @@ def _try_pod(api_client: Any, owner: Mapping[str, Any]) -> None:
 def refusal_of_pod(api_client: Any, owner: Mapping[str, Any]) -> str | None:
     """Return what the API server, its namespace and its policies have against a pod of this owner; None for nothing.
 
-    The namespace must exist. Nothing is made: it is a dry run.
+    The namespace must exist. Nothing is made: it is a dry run. That we ourselves may make no pods is no answer: its
+    controller makes them.
     """
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -238,7 +242,9 @@ def refusal_of_pod(api_client: Any, owner: Mapping[str, Any]) -> str | None:
         except ApiException as error:
             if error.status in (400, 403, 422):
                 said = server_message(error)
-                return None if "service account" in said.lower() or "serviceaccount" in said.lower() else said
+                of_us = 'cannot create resource "pods"' in said
+                of_account = "service account" in said.lower() or "serviceaccount" in said.lower()
+                return None if of_us or of_account else said
             # What else goes wrong here says nothing of the pod; applying will say it.
         except (HTTPError, OSError):
             pass

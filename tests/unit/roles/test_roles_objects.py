@@ -216,6 +216,20 @@ def test_a_namespace_of_others_is_left_and_its_refusal_of_our_pods_comes_first(a
     assert caught.value.reason == "POD_FORBIDDEN" and api.changing() == []
 
 
+def test_what_says_nothing_of_the_pods_keeps_none_from_a_namespace_of_others(api: Api) -> None:
+    foreign = namespace("judge", team="search")
+    api.stored[path_of(foreign)] = {**foreign, "metadata": {**foreign["metadata"], "resourceVersion": "1"}}
+    said = 'pods "x" is forbidden: User "ci" cannot create resource "pods" in API group "" in the namespace "judge"'
+    api.refuse = lambda item, dry: (403, said) if item["kind"] == "Pod" else None
+    assert actions(apply(api, [namespace("judge"), deployment()]))["Deployment/judge/judge"] == "created"
+    quota = 'pods "x" is forbidden: exceeded quota: gpus, requested: pods=1, used: pods=1, limited: pods=1'
+    api.refuse = lambda item, dry: (403, quota) if item["kind"] == "Pod" else None
+    assert actions(apply(api, [namespace("judge"), deployment("vllm:2")]))["Deployment/judge/judge"] == "changed"
+    del api.stored[path_of(deployment())]
+    with pytest.raises(BootstrapError, match="exceeded quota"):
+        apply(api, [namespace("judge"), deployment()])
+
+
 def test_a_pod_is_tried_without_its_account_and_with_a_name(api: Api) -> None:
     tried: list[Mapping[str, Any]] = []
     api.refuse = lambda item, dry: tried.append(item)
