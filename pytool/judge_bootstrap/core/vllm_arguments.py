@@ -62,7 +62,7 @@ ADVISORIES = (
 OURS = {
     "--model": "model.id",
     "--served-model-name": "vllm_k8s_served_model_names",
-    "--host": "nothing: the pod has one address",
+    "--host": "vllm_k8s_host",
     "--port": "vllm_k8s_port",
     "--dtype": "vllm_k8s_dtype",
     "--max-model-len": "vllm_k8s_max_model_len",
@@ -160,6 +160,7 @@ def serve_arguments(
     model_path: str,
     served_names: Sequence[str],
     port: int,
+    host: str = "0.0.0.0",
     dtype: str,
     max_model_len: int,
     gpu_memory_utilization: float,
@@ -177,7 +178,7 @@ def serve_arguments(
     """
     check_version(version)
     extra = _flags(extra_args)
-    arguments = [model_path, "--served-model-name", *served_names, "--host", "0.0.0.0", "--port", str(port)]
+    arguments = [model_path, "--served-model-name", *served_names, "--host", host, "--port", str(port)]
     arguments += ["--dtype", dtype_for(dtype, gpus)]
     arguments += ["--max-model-len", str(max_model_len), "--gpu-memory-utilization", str(gpu_memory_utilization)]
     if gpu_count > 1:

@@ -63,6 +63,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Objects:
         vllm_k8s_api_key_secret_name=None, vllm_k8s_network_policy=False, vllm_k8s_service_monitor=True,
         vllm_k8s_ingress={"host": "judge.example.org", "class_name": "nginx", "tls_secret_name": "judge-tls"},
         vllm_k8s_startup_seconds=700, vllm_k8s_pod_security="privileged", vllm_k8s_store_volume="hostPath",
+        vllm_k8s_host="::",
     )
 
 
@@ -332,6 +333,7 @@ def test_the_service_leads_to_the_pods(objects: Objects, other: Objects) -> None
     assert only(other, "Service")["spec"]["ports"][0]["port"] == 8123
     assert container(other)["ports"][0]["containerPort"] == 8123
     assert option(other, "--port") == "8123"
+    assert (option(objects, "--host"), option(other, "--host")) == ("0.0.0.0", "::")
 
 
 def test_the_network_is_closed_but_for_named_clients_and_the_server_asks_nobody(

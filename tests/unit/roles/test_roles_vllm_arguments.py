@@ -159,7 +159,7 @@ def test_three_of_the_role_s_arguments_may_be_replaced(extra: list[str]) -> None
     (["--config", "/x.yaml"], "not for a judge", "could not be checked"),
     (["--model", "x"], "the role gives itself", "model.id"),
     (["--port=1"], "the role gives itself", "vllm_k8s_port"),
-    (["--host", "::"], "the role gives itself", "one address"),
+    (["--host", "::"], "the role gives itself", "vllm_k8s_host"),
     (["-q", "awq"], "the role gives itself", "vllm_k8s_quantization"),
     (["-tp2"], "the role gives itself", "vllm_k8s_gpu_count"),
     (["--dtype", "half"], "the role gives itself", "vllm_k8s_dtype"),
