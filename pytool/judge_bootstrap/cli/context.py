@@ -102,7 +102,11 @@ class AppContext:
             answer.update(getattr(error, "detail", {}))
             self.emit(answer)
         else:
-            click.echo(redactor().clean(f"Error: {error.message}"), err=True)
+            # What failed or was refused with its code, as it is looked up in docs/reason-codes.md; wrong usage explains
+            # itself, and some messages name the code already.
+            coded = error.exit_code in (ExitCode.FAILED, ExitCode.REFUSED)
+            code = f"{error.reason}: " if coded and error.reason and error.reason not in error.message else ""
+            click.echo(redactor().clean(f"Error: {code}{error.message}"), err=True)
             if hint:
                 click.echo(redactor().clean(f"Hint: {hint}"), err=True)
         return int(error.exit_code)

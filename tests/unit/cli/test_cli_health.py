@@ -144,7 +144,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(desk: Desk) -> None:
     refused = BootstrapError("cannot read the pods: no answer", reason="CLUSTER_UNREACHABLE", hint="kubectl get nodes")
     done = run(desk, FakeWorld(refuse=refused))
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == "Error: cannot read the pods: no answer\nHint: kubectl get nodes\n"
+    assert done.stderr == "Error: CLUSTER_UNREACHABLE: cannot read the pods: no answer\nHint: kubectl get nodes\n"
 
 
 # --- what is read of the cluster --------------------------------------------------------------------------------------

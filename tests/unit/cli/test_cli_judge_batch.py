@@ -186,7 +186,7 @@ def test_options_out_of_range_are_wrong_usage(judge: FakeJudge, items: Path, wor
 
 def test_a_server_that_refuses_the_key_stops_the_batch_which_then_goes_on(judge: FakeJudge, items: Path) -> None:
     judge.plan = lambda *_: Answer(401, '{"error": "no"}')
-    _refused(batch(items), 1, "Error: 3 answers in a row failed", "items are kept",
+    _refused(batch(items), 1, "Error: SERVER_DENIED: 3 answers in a row failed", "items are kept",
              "Hint: --api-key-file FILE, or export JUDGE_API_KEY   # then the same command again: it goes on")
     judge.plan = lambda *_: None
     assert batch(items).exit_code == 0

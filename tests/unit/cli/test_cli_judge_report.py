@@ -85,7 +85,7 @@ def test_a_file_that_is_no_page_of_ours_is_left_alone(content: str, results: Pat
     found = report(results)
     assert found.exit_code == 3
     assert found.stderr == (
-        f"Error: {place} is there and is no page of `judge report`, so it is left alone\n"
+        f"Error: OUTPUT_EXISTS: {place} is there and is no page of `judge report`, so it is left alone\n"
         f"Hint: judge-bootstrap judge report {results} --out OTHER.html\n")
     assert place.read_text() == content
 
@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_the_old_page_and_nothing_else(results: Path, monkeyp
     monkeypatch.setattr(os, "fsync", full)
     found = report(results)
     assert found.exit_code == 1
-    assert found.stderr == (f"Error: {page} cannot be written: No space left on device\n"
+    assert found.stderr == (f"Error: OUTPUT_UNWRITABLE: {page} cannot be written: No space left on device\n"
                             f"Hint: df -h {page.parent}; ls -ld {page.parent}\n")
     assert "<title>Old</title>" in page.read_text()
     assert not list(page.parent.glob(".*"))

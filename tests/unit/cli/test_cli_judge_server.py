@@ -343,4 +343,5 @@ def test_a_known_error_of_the_cluster_is_handed_on(desk: Desk) -> None:
         raise BootstrapError("it says no", reason="CLUSTER_DENIED", hint="judge-bootstrap --env ENV preflight")
 
     done = score_in(desk, refuse)
-    assert (done.exit_code, done.stderr) == (1, "Error: it says no\nHint: judge-bootstrap --env prod preflight\n")
+    assert (done.exit_code, done.stderr) == (
+        1, "Error: CLUSTER_DENIED: it says no\nHint: judge-bootstrap --env prod preflight\n")

@@ -182,7 +182,7 @@ def test_an_unknown_pod_is_refused_with_those_that_there_are(desk: Desk) -> None
 def test_no_pod_at_all_is_one_line(desk: Desk) -> None:
     done = run(desk, FakeLogs())
     assert (done.exit_code, done.stderr) == (
-        1, "Error: no container of ours was ever started in llm-judge-loader and llm-judge\n"
+        1, "Error: POD_PENDING: no container of ours was ever started in llm-judge-loader and llm-judge\n"
            "Hint: judge-bootstrap --env prod health\n")
 
 

@@ -130,7 +130,7 @@ def test_an_odd_failure_of_one_pod_is_that_pods_alone(desk: Desk) -> None:
 def test_without_a_ready_pod_there_is_nothing_to_warm_up(desk: Desk) -> None:
     done = run(desk, FakeSite({}))
     assert (done.exit_code, done.stderr) == (
-        1, "Error: no pod of llm-judge/judge-inference-service is ready, so there is nothing to warm up\n"
+        1, "Error: POD_PENDING: no pod of llm-judge/judge-inference-service is ready, so there is nothing to warm up\n"
            "Hint: judge-bootstrap --env prod health\n")
 
 
