@@ -82,6 +82,11 @@ class _Trial:
 
     def claim(self) -> None:
         """Have the names for ourselves: what a killed run has left goes, what runs is respected."""
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self._proof.namespace}}
+        if read(self._api, namespace) is None:
+            raise BootstrapError(f"there is no namespace {self._proof.namespace} yet to try it in",
+                                 reason="CLUSTER_REFUSED",
+                                 hint="judge-bootstrap --env ENV secrets apply   # makes it, with the API key; or a run")
         for name in (SERVER, CLIENT):
             there = self._pod(name)
             if there is None:

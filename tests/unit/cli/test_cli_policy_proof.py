@@ -90,6 +90,14 @@ def test_a_pod_that_does_not_start_says_why_and_is_removed(monkeypatch: pytest.M
     assert caught.value.reason == "POD_PENDING" and left(plugin) == []
 
 
+def test_before_the_namespace_is_there_the_command_that_makes_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = Plugin(lambda policies: True)
+    del plugin.objects["/api/v1/namespaces/llm-judge"]
+    with pytest.raises(BootstrapError, match="no namespace llm-judge yet") as caught:
+        tried(plugin, monkeypatch)
+    assert "secrets apply" in str(caught.value.hint) and plugin.written() == []
+
+
 def test_ctrl_c_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(policies: set[str]) -> bool:
         raise KeyboardInterrupt
