@@ -86,7 +86,7 @@ class _Trial:
         if read(self._api, namespace) is None:
             raise BootstrapError(f"there is no namespace {self._proof.namespace} yet to try it in",
                                  reason="CLUSTER_REFUSED",
-                                 hint="judge-bootstrap --env ENV secrets apply   # makes it, with the API key; or a run")
+                                 hint="judge-bootstrap --env ENV secrets apply   # makes it; or a run")
         for name in (SERVER, CLIENT):
             there = self._pod(name)
             if there is None:
