@@ -171,6 +171,11 @@ locals {
       "ephemeral-storage" = { key = "${local.node_template}/resources/ephemeral-storage", value = local.ephemeral_storage }
     },
     { for key, value in local.node_labels : "label/${key}" => { key = "${local.node_template}/label/${key}", value = value } },
+    # What the loader puts on a node once the model is there; the startup taint keeps pods away until then.
+    { for commit in var.model_commits : "model/${commit}" => {
+      key   = "${local.node_template}/label/judge-bootstrap.io/model-${commit}"
+      value = "ready"
+    } },
     { for taint in local.taints : "taint/${taint.key}" => {
       key   = "${local.node_template}/taint/${taint.key}"
       value = "${taint.value}:${taint.effect}"

@@ -450,6 +450,22 @@ variable "autoscaler_tags" {
   nullable    = false
 }
 
+variable "model_commits" {
+  description = <<-EOT
+    Commits of the model (40 hex digits each) for which the cluster-autoscaler may start the first node: the judge's pods
+    want the label of their commit, which no new node has until the loader has brought the model. Name a new commit before
+    `models update`, and leave the old one until nothing goes back to it. No node is replaced for it.
+  EOT
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for commit in var.model_commits : can(regex("^[0-9a-f]{40}$", commit))])
+    error_message = "model_commits is ${jsonencode(var.model_commits)}: each must be a commit of 40 hex digits, as `judge-bootstrap models list` names it."
+  }
+}
+
 variable "nvme_owner" {
   description = <<-EOT
     Who builds the instance store: `nodeadm` (EKS's own, before kubelet starts; kubelet's and containerd's data lie on it

@@ -734,3 +734,17 @@ run "key_name_that_is_empty" {
 
   expect_failures = [var.key_name]
 }
+
+run "model_commit_that_is_a_branch" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    model_commits = ["main"]
+  }
+
+  expect_failures = [var.model_commits]
+}

@@ -342,6 +342,28 @@ run "autoscaler_finds_the_group_and_knows_its_nodes" {
   }
 }
 
+run "autoscaler_starts_the_first_node_for_a_commit" {
+  command = plan
+
+  variables {
+    model_commits = ["b25037543e9394b818fdfca67ab2a00ecc7dd641"]
+  }
+
+  assert {
+    condition = aws_autoscaling_group_tag.ai["model/b25037543e9394b818fdfca67ab2a00ecc7dd641"].tag[0] == {
+      key                 = "k8s.io/cluster-autoscaler/node-template/label/judge-bootstrap.io/model-b25037543e9394b818fdfca67ab2a00ecc7dd641"
+      value               = "ready"
+      propagate_at_launch = false
+    }
+    error_message = "the autoscaler does not know the label that the judge's pods want"
+  }
+
+  assert {
+    condition     = !contains(keys(aws_eks_node_group.ai[0].labels), "judge-bootstrap.io/model-b25037543e9394b818fdfca67ab2a00ecc7dd641")
+    error_message = "nodes say that they have the model before they have it"
+  }
+}
+
 run "autoscaler_tags_can_be_left_out" {
   command = plan
 

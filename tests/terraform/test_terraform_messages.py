@@ -61,6 +61,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("tags", {"role": "x", "a": "b"}, "tags sets role: these tags say what environment, sandbox and node_role_label"),
     ("tags", {"aws:x": "y"}, "a key has 1 to 128 characters and does not begin with aws:"),
     ("tags", {f"t{number}": "x" for number in range(41)}, "tags has 41 tags: AWS allows 50"),
+    ("model_commits", ["main"], 'model_commits is ["main"]: each must be a commit of 40 hex digits'),
     ("nvme_owner", "ansible", 'nvme_owner is "ansible": it must be nodeadm or judge'),
     ("nvme_mount_path", "mnt/nvme", 'nvme_mount_path is "mnt/nvme": it must be an absolute path'),
     ("nvme_strategy", "RAID5", 'nvme_strategy is "RAID5": it must be RAID0, RAID10 or Mount'),
