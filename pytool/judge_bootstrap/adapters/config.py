@@ -43,13 +43,9 @@ def load_environment(name: str, inventory: Path | None = None) -> Environment:
                            hint="make it like inventory/prod/group_vars/all.yml")
     made = terraform.read_file(folder)
     below = made.output.judge_environment if made else {}
-    for file in reversed(files):
-        try:
-            variables = read_yaml_mapping(file.text)
-        except InvalidDocument as error:
-            raise UsageProblem(f"{file.name}: {error}", hint=f"correct {file.name}") from error
-        if core_environment.KEY in variables:
-            return core_environment.parse(name, folder, variables, file=file.name, below=below)
+    if (own := _own_environment(files)) is not None:
+        file, variables = own
+        return core_environment.parse(name, folder, variables, file=file, below=below)
     _refuse_unread(folder)
     return core_environment.parse(name, folder, {}, file=files[0].name)
 
@@ -128,14 +124,26 @@ def compare_environment(folder: Path, output: TerraformOutput) -> list[Differenc
 
     Raises UsageProblem for a file that cannot be read.
     """
-    for file in reversed(_group_vars(folder, "all")):
+    own = _own_environment(_group_vars(folder, "all"))
+    if own is None:
+        return []
+    file, variables = own
+    return core_terraform.compare_environment(output, file, variables[core_environment.KEY])
+
+
+def _own_environment(files: Sequence[NamedText]) -> tuple[str, dict[str, Any]] | None:
+    """Return the name and the variables of the file whose judge_environment counts; None where no file has one.
+
+    Raises UsageProblem for a file that cannot be read.
+    """
+    for file in reversed(files):
         try:
             variables = read_yaml_mapping(file.text)
         except InvalidDocument as error:
             raise UsageProblem(f"{file.name}: {error}", hint=f"correct {file.name}") from error
         if core_environment.KEY in variables:
-            return core_terraform.compare_environment(output, file.name, variables[core_environment.KEY])
-    return []
+            return file.name, variables
+    return None
 
 
 def load_settings(name: str, extra: Sequence[str] = (), inventory: Path | None = None) -> Settings:
