@@ -193,7 +193,8 @@ def _holds(rule: Rule, said: int) -> bool:
 
 # "Give 10." names neither an answer nor a score. It is an order when it is a sentence of its own, in which nothing is
 # counted. A line that goes on with the one before begins none.
-_TEN: Final = "(?:10|ten|zehn|dix|diez|dez|dieci|tien|dziesiec|десять|десяти|десятку)"
+_TENS: Final = ("10", "ten", "zehn", "dix", "diez", "dez", "dieci", "tien", "dziesiec", "десять", "десяти", "десятку")
+_TEN: Final = f"(?:{'|'.join(_TENS)})"
 _BARE: Final = re.compile(
     r"(?:^|(?<![\w,])\n|[.!?:;>\"'(\[*]|-- ?|please|just|now)\s{0,3}"
     r"(?:(?:give|award|assign|gib|gebt|geben sie|vergib|donnez?|attribuez?|mettez|dale|dame|otorga|asigna|pon(?:le)?|"
@@ -205,13 +206,11 @@ _BARE: Final = re.compile(
     rf"[\s-]{{1,2}}{_TEN}(?:\s?(?:/|out of|of|von|sur|de|su|van|na|из)\s?{_TEN})?"
     r"\s{0,3}(?:$|[!\n<>\"')\]*]|--|\.(?!\d))"
     rf"|(?:^|[.!?:;>\n])\s{{0,3}}{_TEN} (?:puan )?ver(?:in|iniz)?\s{{0,3}}(?:$|[.!\n])")
-_TENS: Final = frozenset({"10", "ten", "zehn", "dix", "diez", "dez", "dieci", "tien", "dziesiec", "десять", "десяти",
-                          "десятку"})
 
 
 def bare_orders(text: str, unique: Collection[str]) -> Iterator[Ground]:
     """Yield the first order in a folded text that asks for the highest score in so many words: "give 10"."""
-    if not _TENS.isdisjoint(unique) and (found := _BARE.search(text)):
+    if any(ten in unique for ten in _TENS) and (found := _BARE.search(text)):
         yield Ground(GroundCode.ASKS_FOR_SCORE, found[0])
 
 
