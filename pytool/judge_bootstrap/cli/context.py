@@ -121,8 +121,7 @@ class AppContext:
                        "reason": error.reason if error else None, "message": error.message if error else "",
                        "hint": error.hint if error else None, **found})
         elif error:
-            # With its code, as it is looked up in docs/reason-codes.md.
-            self.fail(BootstrapError(f"{error.reason}: {error.message}", reason=error.reason, hint=error.hint))
+            self.fail(error)
         return int(error.exit_code if error else ExitCode.OK)
 
 
