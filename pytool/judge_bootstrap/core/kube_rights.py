@@ -66,9 +66,7 @@ def _serving(scope: Scope) -> Iterator[Right]:
     made += [(NETWORK, "networkpolicies")] if scope.network_policy else []
     made += [(NETWORK, "ingresses")] if scope.ingress else []
     made += [(MONITORING, "servicemonitors")] if scope.service_monitor else []
-    looked_for = [(NETWORK, "networkpolicies"), (NETWORK, "ingresses"), (MONITORING, "servicemonitors"),
-                  (APPS, "daemonsets"), (RBAC, "roles"), (RBAC, "rolebindings")]
-    yield from _in(scope.namespace, made, looked_for)
+    yield from _in(scope.namespace, made, _PRUNED)
     for resource, verb in (("secrets", "get"), ("secrets", "create"), ("secrets", "patch"), ("pods", "get"),
                            ("pods", "list"), ("pods/log", "get"), ("pods/portforward", "get"),
                            ("pods/portforward", "create"), ("events", "list")):
@@ -81,10 +79,7 @@ def _loader(scope: Scope) -> Iterator[Right]:
     namespace = scope.loader_namespace or ""
     made = [("", "configmaps"), ("", "serviceaccounts"), (APPS, "daemonsets"), (BATCH, "jobs")]
     made += [(NETWORK, "networkpolicies")] if scope.network_policy else []
-    looked_for = [(NETWORK, "networkpolicies"), (NETWORK, "ingresses"), (MONITORING, "servicemonitors"),
-                  ("", "services"), ("", "persistentvolumeclaims"), (APPS, "deployments"),
-                  (POLICY, "poddisruptionbudgets"), (RBAC, "roles"), (RBAC, "rolebindings")]
-    yield from _in(namespace, made, looked_for)
+    yield from _in(namespace, made, _PRUNED)
     for resource, verb in (("secrets", "get"), ("secrets", "create"), ("secrets", "patch"), ("pods", "get"),
                            ("pods", "list"), ("pods", "patch"), ("pods/log", "get"), ("events", "list")):
         yield Right(namespace, resource, verb)
