@@ -127,7 +127,7 @@ def _jsonl(path: Path) -> Rows:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, parse_constant=lambda _: None, parse_float=_finite)
+                row = json.loads(line, parse_constant=lambda _: None, parse_float=lambda text: _finite(float(text)))
             except (ValueError, RecursionError) as error:
                 raise _problem(f"{path}, line {number}", f"{error}, wanted a JSON object; it starts with "
                                f"{line[:40]!r}") from None
@@ -188,16 +188,15 @@ def _parquet(path: Path) -> Rows:
         raise _problem(str(path), f"{' '.join(str(error).split())[:200]}, wanted a Parquet file") from None
 
 
-def _finite(number: str) -> float | None:
-    """Return a number of JSON; None for one beyond what a float holds (1e999), which would be written as Infinity."""
-    found = float(number)
-    return found if math.isfinite(found) else None
+def _finite(number: float) -> float | None:
+    """Return a number; None for what JSON has no word for: NaN, and what is beyond a float (1e999) and so Infinity."""
+    return number if math.isfinite(number) else None
 
 
 def _plain(value: Any) -> Any:
     """Return a value of a Parquet column as one that JSON can hold."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return _finite(value)
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, list | tuple):
