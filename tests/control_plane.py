@@ -7,7 +7,6 @@ itself, as kubelet would. It needs no root, and starts in some seconds.
 from __future__ import annotations
 
 import json
-import socket
 import ssl
 import subprocess
 import time
@@ -20,17 +19,9 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from judge_lab import binaries
+from ports import kept_port
 
 START_SECONDS = 300.0  # some ten seconds on an idle machine
-
-
-@contextmanager
-def kept_port() -> Iterator[int]:
-    """Yield a port that is given to nobody else until the block ends: only who asks for it by its number can listen."""
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        yield int(held.getsockname()[1])
 
 
 @contextmanager

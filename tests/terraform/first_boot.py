@@ -7,10 +7,9 @@ are stand-ins; cloud-init brings them as the image's own data, which the user da
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +19,7 @@ from judge_lab.vm import HOST_SEEN_FROM_INSIDE, Disk, Machine
 from judge_lab.vm_cloud_init import CloudInit
 from judge_node.bundle import build_pyz
 from nvme_drills import nodeadm
+from ports import kept_port
 
 MIB = 1024**2
 DISK_BYTES = 1200 * MIB
@@ -64,15 +64,13 @@ class ProgramServer:
     def __init__(self) -> None:
         self.program = self.body = build_pyz()
         self.requests: list[str] = []
-        # The port is held until close(), without a listener: else somebody else might get it while the server is down.
-        self._held = socket.socket()
-        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._held.bind(("127.0.0.1", 0))
-        self.port = int(self._held.getsockname()[1])
+        # Until close(), also while the server is down.
+        self._kept = ExitStack()
+        self.port = self._kept.enter_context(kept_port())
 
     def close(self) -> None:
         """Give the port back."""
-        self._held.close()
+        self._kept.close()
 
     @property
     def url(self) -> str:
