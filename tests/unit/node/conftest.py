@@ -6,8 +6,10 @@ So one of these tests runs at a time, whichever process of pytest has it.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 import pytest
 from judge_node.disks.record import RECORD, RESULT
 from unit.node.loop_disks import Disk
+
+_CLONE_NEWNS = 0x00020000
 
 
 @pytest.fixture
@@ -39,10 +43,22 @@ def no_record(alone: None) -> Iterator[None]:
             path.write_bytes(data)
 
 
-@pytest.fixture
-def make_disk(tmp_path: Path, no_record: None) -> Iterator[Callable[[], Disk]]:
+@pytest.fixture(scope="session")
+def own_mounts() -> None:
+    """Go on in a mount namespace that no other starts from.
+
+    What starts beside a test (a node of the lab, a test of another process) takes a copy of all mounts with it, and
+    would hold the test's disk long after the test has unmounted it.
+    """
     if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
         pytest.skip("needs root and loop devices: run as root on a machine with /dev/loop-control")
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) != 0:  # os.unshare is of Python 3.12
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    subprocess.run(["mount", "--make-rslave", "/"], check=True)
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path, own_mounts: None, no_record: None) -> Iterator[Callable[[], Disk]]:
     disks: list[Disk] = []
 
     def make() -> Disk:
