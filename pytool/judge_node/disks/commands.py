@@ -124,7 +124,7 @@ def _ensure(wanted: Wanted, lock_wait_seconds: float) -> Result:
     with locked(LOCK, wait_seconds=lock_wait_seconds) as lock_fd:
         wait_for_disks(wanted)
         for _ in range(_MOST_ROUNDS):
-            with discover(wanted) as found:
+            with discover(wanted, to_change=True) as found:
                 now = _planned(found, wanted)
                 first = first or now
                 if not _to_apply(now):

@@ -22,6 +22,10 @@ from .unit import BOOT_UNIT, INSTALL_PATH, unit_name
 # Neither disks nor arrays: memory, optical and floppy drives, device mapper (seen as holders), unused network disks.
 _NO_DISKS = ("ram", "zram", "sr", "fd", "dm-", "nbd")
 
+# For those who have a disk for a moment: a `judge-node disks status` beside us, a container that starts with a copy of
+# all mounts, mdadm's and LVM's own looks. Who has it for longer is its owner.
+_HELD_WAIT_SECONDS = 3
+
 
 @dataclass
 class Found:
@@ -39,22 +43,26 @@ class Found:
 
 
 @contextlib.contextmanager
-def discover(wanted: Wanted, system: System | None = None, *, all_disks: bool = False) -> Iterator[Found]:
+def discover(
+    wanted: Wanted, system: System | None = None, *, all_disks: bool = False, to_change: bool = False
+) -> Iterator[Found]:
     """Read the node for what `wanted` selects. Every free candidate stays claimed until the block ends.
 
-    `all_disks` reads the signatures of the disks that are not candidates, too.
+    `all_disks` reads the signatures of the disks that are not candidates, too. `to_change` waits a little for a disk
+    that somebody has for a moment.
     Raises NodeError (wrong usage) when --device names something that is not a whole disk.
     """
     system = system or System()
     mounts = system.mounts()
     holds: dict[str, Hold] = {}
+    deadline = time.monotonic() + _HELD_WAIT_SECONDS if to_change else None
     try:
         record = read_record()
         selected, arrays, others = _sorted_out(wanted, system, mounts)
-        disks = tuple(_examine(disk, holds, wanted, record) for disk in selected)
+        disks = tuple(_examine(disk, holds, wanted, record, deadline) for disk in selected)
         ours = {disk.name for disk in disks}
         local = [array for array in arrays if array.members and ours.issuperset(array.members)]
-        built = tuple(_examine(array, holds, wanted, record) for array in local)
+        built = tuple(_examine(array, holds, wanted, record, deadline) for array in local)
         volumes: tuple[Volume, ...] = ()
         busy = False
         if wanted.owner != "judge" and disks:
@@ -124,9 +132,7 @@ def _text_of(name: str) -> str | None:
     return unit_text(UNIT_FOLDER / name)
 
 
-def _sorted_out(
-    wanted: Wanted, system: System, mounts: tuple[Mount, ...]
-) -> tuple[list[Disk], list[Disk], list[Disk]]:
+def _sorted_out(wanted: Wanted, system: System, mounts: tuple[Mount, ...]) -> tuple[list[Disk], list[Disk], list[Disk]]:
     """Return the candidates, the arrays of md, and the other disks."""
     root_names = {
         name for mount in (*mounts, *system.init_mounts()) if mount.path == "/" for name in system.backing(mount.devno)
@@ -175,14 +181,17 @@ def _named_device(device: str, system: System) -> tuple[str | None, str]:
     return name, node
 
 
-def _examine(disk: Disk, holds: dict[str, Hold], wanted: Wanted, record: Record) -> Disk:
+def _examine(disk: Disk, holds: dict[str, Hold], wanted: Wanted, record: Record, deadline: float | None) -> Disk:
     if disk.node is None or disk.root or disk.partitions or disk.swap or disk.size_bytes == 0:
         return disk  # settled without opening it
     if disk.holders:
         return _signatures_of(disk)  # whose array it is part of
     hold = holds[disk.name] = Hold(disk.node)
     try:
-        hold.acquire()
+        if deadline is None:
+            hold.acquire_to_read()
+        else:
+            hold.acquire(0 if disk.mounts else deadline - time.monotonic())
     except OSError as error:
         return replace(disk, content=Content(error=f"it cannot be opened: {error.strerror}"))
     mounted_at = next((mount.path for mount in disk.mounts if mount.root == "/"), None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,18 +50,42 @@ class Hold:
         self._exclusive: int | None = None
         self._lock: int | None = None
 
-    def acquire(self) -> None:
-        """Claim the device; sets `busy` when somebody else has it. Raises OSError on other failures."""
-        self._lock = os.open(self.node, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    def acquire(self, wait_seconds: float = 0) -> None:
+        """Claim the device to change it; sets `busy` when somebody else has it for longer.
+
+        Raises OSError on other failures.
+        """
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            late = time.monotonic() >= deadline
+            # udev has the flock for a moment after every change event: waited for, but not demanded. O_EXCL decides.
+            if (self._locked(fcntl.LOCK_EX) or late) and self._claimed():
+                return
+            if late:
+                self.busy = True
+                return
+            time.sleep(0.1)
+
+    def acquire_to_read(self) -> None:
+        """Claim the device; `busy` as well when somebody has the flock, who is about to change it."""
+        self.busy = not (self._locked(fcntl.LOCK_SH) and self._claimed())
+
+    def _locked(self, kind: int) -> bool:
+        if self._lock is None:
+            self._lock = os.open(self.node, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            # udev has the flock for a moment after every change event, so it is tried, not demanded: O_EXCL decides.
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _claimed(self) -> bool:
+        try:
             self._exclusive = os.open(self.node, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            self.busy = True
+        return self._exclusive is not None
 
     @property
     def fd(self) -> int:

@@ -38,7 +38,7 @@ def release(device: str, *, serial: str | None, check: bool, lock_wait_seconds: 
     make_directory(LOCK.parent)
     wanted = Wanted(mount_path="/", device=device, owner="judge")
     with locked(LOCK, wait_seconds=lock_wait_seconds):
-        with discover(wanted) as found:
+        with discover(wanted, to_change=True) as found:
             disk = _releasable(found, device)
             _check_serial(disk, serial)
             held_by = [array for array in found.host.arrays if array.name in disk.holders]

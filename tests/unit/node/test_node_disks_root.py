@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -149,6 +150,26 @@ def test_disk_mounted_in_another_namespace_is_refused(disk: Disk) -> None:
         other.stdout.close()
     assert (code, result["reason"]) == (3, "DISK_BUSY")
     assert "a mount in another namespace, holds it exclusively" in result["message"]
+
+
+@pytest.mark.parametrize("state", ["blank", "ours"])
+def test_disk_that_another_has_for_a_moment_is_waited_for(disk: Disk, state: str) -> None:
+    if state == "ours":
+        disk.ensure()
+        sh("umount", disk.mount_path)
+    script = ("import os, sys, time; os.open(sys.argv[1], os.O_RDONLY | os.O_EXCL); print('held', flush=True); "
+              "time.sleep(1)")  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", script, disk.loop], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        code, result = disk.ensure()
+    assert (code, result["changed"], disk.mounted()) == (0, True, True), result
+
+
+def test_status_leaves_a_disk_alone_that_another_is_about_to_change(disk: Disk) -> None:
+    with open(disk.loop, "rb") as device:  # noqa: PTH123
+        fcntl.flock(device, fcntl.LOCK_EX)
+        assert disk.status()[1]["reason"] == "DISK_BUSY"
+    assert disk.status()[1]["reason"] == "MOUNT_MISSING"
 
 
 def test_blank_disk_that_another_program_holds_is_refused(disk: Disk) -> None:
