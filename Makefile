@@ -117,29 +117,32 @@ test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role,
 molecule-nvme_vm: vm-packages
 $(MOLECULE_SCENARIOS:%=molecule-%): molecule-%: setup lab-packages
 	case $* in vllm_k8s|site) $(BIN)/judge-bootstrap lab up ;; esac
-	MOLECULE_COMMAND_BORDERS=false $(BIN)/molecule test -s $*
+	export MOLECULE_COMMAND_BORDERS=false; $(BIN)/molecule test -s $* || \
+	{ test -n "$${CI:-}" && echo "RERUN molecule $*" && $(BIN)/molecule test -s $*; }
 
 # What needs the lab, and what does not: the two have nothing in common, and both mostly wait (for pods, for machines to
 # boot). So `make test` runs them at the same time, and after them, with the machine to themselves, the figures of time.
+# -k: what failed does not hide how the rest went. Each half is one list in its order, never run in parallel.
 LAB_FIGURES := faults-k8s
-.PHONY: test test-with-lab test-without-lab
+LAB_STEPS := integration-lab molecule-vllm_k8s molecule-site faults-lab
+# integration-rest is last, because by then the lab has made the CPU build of vLLM that some of it starts.
+OTHER_STEPS := test-unit test-contract molecule-nvme molecule-nvme_vm molecule-model_cache test-terraform faults-rest \
+	integration-rest
+.PHONY: test test-with-lab test-without-lab integration-lab faults-lab faults-rest integration-rest
 test-with-lab: setup
+	$(MAKE) -k -j1 $(LAB_STEPS)
+test-without-lab: setup
+	$(MAKE) -k -j1 $(OTHER_STEPS)
+integration-lab: setup
 	$(PYTEST) -q tests/integration -m lab
-	$(MAKE) molecule-vllm_k8s
-	$(MAKE) molecule-site
+integration-rest: setup
+	$(PYTEST) -q tests/integration -m 'not lab'
+faults-lab: setup
 	$(PYTEST) -q tests/faults/test_faults_k8s.py
 	$(MAKE) figures-check FIGURES="$(LAB_FIGURES)"
-test-without-lab: setup
-	$(MAKE) test-unit
-	$(MAKE) test-contract
-	$(MAKE) molecule-nvme
-	$(MAKE) molecule-nvme_vm
-	$(MAKE) molecule-model_cache
-	$(MAKE) test-terraform
+faults-rest: setup
 	$(PYTEST) -q tests/faults --ignore tests/faults/test_faults_k8s.py
 	$(MAKE) figures-check FIGURES="$(filter-out $(LAB_FIGURES),$(filter attacks faults-%,$(FIGURES)))"
-	@# Last, because by now the lab has made the CPU build of vLLM that some of these start.
-	$(PYTEST) -q tests/integration -m 'not lab'
 # All packages first: two halves that install some at the same time would lock each other out.
 test: setup lab-packages vm-packages drill-packages bench-packages browser-packages ## Set everything up and pass all tests (what CI runs)
 	$(MAKE) lint
@@ -151,10 +154,10 @@ test: setup lab-packages vm-packages drill-packages bench-packages browser-packa
 	$(MAKE) test-with-lab || status=$$?; \
 	wait $$other || status=$$?; \
 	cat build/test-without-lab.log; \
-	grep -hE '^(FAILED|ERROR|SHORT|SKIPPED) ' build/test-without-lab.log | cut -c1-2000 || true; exit $$status
-	@# The lab's control plane, nodes and pods would work beside them.
-	-$(BIN)/judge-bootstrap lab down
-	$(MAKE) figures-check FIGURES="$(filter bench-%,$(FIGURES))"
+	: "The lab's control plane, nodes and pods would work beside the figures of time."; \
+	$(BIN)/judge-bootstrap lab down || true; \
+	$(MAKE) figures-check FIGURES="$(filter bench-%,$(FIGURES))" || status=$$?; \
+	grep -hE '^(FAILED|ERROR|RERUN|SHORT|SKIPPED) ' build/test-without-lab.log | cut -c1-2000 || true; exit $$status
 
 # --- figures (each prints one JSON line a figure and exits 1 when one falls short; SCALE=full for full size) -----------
 
@@ -176,8 +179,12 @@ mutation-nvme: setup ## Change the guard of the disks in every way: do the tests
 .PHONY: figures figures-check
 figures: setup ## Run every figure at full size and write benchmarks/RESULTS.md
 	SCALE=full $(BIN)/python benchmarks/results.py $(FIGURES)
+# A figure of time that falls short is measured once more, since a machine may have been busy; one of faults is not.
 figures-check: setup ## Run every figure at CI's size
-	for figure in $(FIGURES); do $(MAKE) --no-print-directory $$figure; done
+	@status=0; for figure in $(FIGURES); do \
+	$(MAKE) --no-print-directory $$figure && continue; \
+	case $$figure in bench-*) echo "AGAIN $$figure"; $(MAKE) --no-print-directory $$figure && continue ;; esac; \
+	status=1; done; exit $$status
 
 .PHONY: clean
 clean: ## Remove .venv, .collections and build products (the lab's own files: make lab-down)

@@ -1,4 +1,7 @@
-"""In CI nothing may skip, but for the tests that want a Terraform which is not there, and these say so."""
+"""In CI nothing may skip, but for the tests that want a Terraform which is not there, and these say so.
+
+And what fails there is tried once more, which nobody can overlook.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,21 @@ def test_where_there_is_no_terraform_its_tests_say_so_and_pass_in_ci(tmp_path: P
     answer = _run(TESTS.parent, TESTS / "terraform" / "test_terraform_static.py", PATH=str(tmp_path))
     assert (answer.returncode, "neither terraform nor tofu is on PATH" in answer.stdout) == (0, True), answer.stdout
     assert " passed" not in answer.stdout
+
+
+@pytest.mark.parametrize(("needs", "environ", "code", "said"), [
+    (2, "true", 0, "RERUN test_a.py::test_it"),
+    (3, "true", 1, "FAILED test_a.py::test_it"),
+    (2, "", 1, "FAILED test_a.py::test_it"),
+])
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_in_ci_a_test_gets_a_second_try_and_what_the_first_met_is_printed(
+        suite: Path, needs: int, environ: str, code: int, said: str, workers: tuple[str, ...]) -> None:
+    tries = suite / "tries"
+    (suite / "test_a.py").write_text(
+        f"def test_it():\n    with open({str(tries)!r}, 'a') as file: file.write('x')\n"
+        f"    assert len(open({str(tries)!r}).read()) >= {needs}, 'the machine was slow'\n")
+    answer = _run(suite, *workers, CI=environ)
+    assert (answer.returncode, said in answer.stdout) == (code, True), answer.stdout
+    assert "the machine was slow" in answer.stdout
+    assert ("FAILED AT FIRST, AND" in answer.stdout) == bool(environ)
