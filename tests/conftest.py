@@ -3,8 +3,8 @@
 In CI a test that would skip fails, so that no missing part goes unnoticed. The one exception is Terraform
 (terraform_missing.py): tests/terraform may skip for want of it, and `make test` says so.
 
-In CI a test that fails is tried once more: machines, clusters and servers are real there, and share two processors. What
-the first try met is printed at the end and is a bug of the test or of the product, to be mended like any other.
+In CI a test that fails is tried once more: machines, clusters and servers are real there, and share two processors.
+What the first try met is printed at the end and is a bug of the test or of the product, to be mended like any other.
 """
 
 from __future__ import annotations
