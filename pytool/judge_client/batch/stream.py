@@ -7,13 +7,16 @@ import contextlib
 import copy
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from judge_client.async_client import AsyncJudgeClient
 from judge_client.batch.breaker import PATIENCE_SECONDS
+from judge_client.batch.canaries import Canary, Sighting, are_ok, drift, sightings
 from judge_client.batch.crew import Crew, each
 from judge_client.batch.items import Item
+from judge_client.batch.problems import BatchStopped
 from judge_client.batch.window import Window
 from judge_client.judging import Judging
 from judge_client.transport import AsyncTransport
@@ -24,23 +27,36 @@ WINDOW: Final = 32
 # Verdicts that may be there before an earlier one that takes its time; so many places of the window each.
 _AHEAD: Final = 32
 
-_Work = tuple[int, str, str]
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """An item with its index, or a canary with the number of items before it."""
+
+    index: int
+    original_prompt: str
+    model_response: str
+    canary: Canary | None = None
 
 
 async def judge_all(client: AsyncJudgeClient, items: Iterable[Item | tuple[str, str]] |
                     AsyncIterable[Item | tuple[str, str]], *, window: int = WINDOW, votes: int = 1,
-                    patience_seconds: float = PATIENCE_SECONDS) -> AsyncGenerator[Verdict, None]:
+                    patience_seconds: float = PATIENCE_SECONDS, canaries: Sequence[Canary] = (),
+                    ) -> AsyncGenerator[Verdict, None]:
     """Yield the verdict on each item, in their order; up to `window` requests are in flight.
 
     Fewer are where the server turns requests away or answers ever later. Items are read as they are needed. While the
     server is gone nothing is asked; after `patience_seconds` of that, what is left gets error verdicts without being
-    asked. Raises ValueError for options out of range, and TypeError for items that are not text.
+    asked. `canaries` (such as judge_client.batch.CANARIES) are asked before the first item and after the last; their
+    verdicts are not among the yielded.
+
+    Raises ValueError for options out of range, TypeError for items that are not text, and at the end BatchStopped
+    (CANARY_DRIFT) when the judge did not tell the canaries apart: then no verdict of this batch is worth anything.
     """
     check_votes(votes)
     url = client.judging.root_url
 
     def ask(judge: AsyncJudgeClient, work: _Work) -> Awaitable[Verdict]:
-        return judge.judge(work[1], work[2], votes=votes)
+        return judge.judge(work.original_prompt, work.model_response, votes=1 if work.canary else votes)
 
     def gone(_work: _Work) -> Verdict:
         return Verdict(Status.ERROR, reason=Reason.SERVER_UNREACHABLE, model=client.judging.model,
@@ -51,21 +67,32 @@ async def judge_all(client: AsyncJudgeClient, items: Iterable[Item | tuple[str, 
 
     async def works() -> AsyncIterator[_Work]:
         index = 0
+        for canary in canaries:
+            yield _Work(index, canary.original_prompt, canary.model_response, canary)
         async for item in each(items):
             await room.acquire()
             prompt, response = (item.original_prompt, item.model_response) if isinstance(item, Item) else item
-            yield index, prompt, response
+            yield _Work(index, prompt, response)
             index += 1
+        for canary in canaries:
+            yield _Work(index, canary.original_prompt, canary.model_response, canary)
 
     early: dict[int, Verdict] = {}
+    seen: list[Sighting] = []
     following = 0
     async with contextlib.aclosing(crew.run(works())) as answers:
-        async for (index, *_), verdict in answers:
-            early[index] = verdict
+        async for work, verdict in answers:
+            if work.canary:
+                seen.append(Sighting(work.canary.name, work.canary.expect, verdict.score, None, work.index))
+                continue
+            early[work.index] = verdict
             while following in early:
                 yield early.pop(following)
                 following += 1
                 room.release()
+    found = sightings(one.to_dict() for one in seen)
+    if not are_ok(found):
+        raise BatchStopped(drift(found), reason="CANARY_DRIFT")
 
 
 def judge_in_thread(judging: Judging, api_key: str, items: Iterable[Item | tuple[str, str]], *, window: int = WINDOW,
@@ -118,6 +145,9 @@ class _Background:
                 break
             yield self._next()
             owed -= 1
+        self._thread.join()  # what canaries say comes after the last verdict
+        if self._error is not None:
+            raise self._error
 
     def _next(self) -> Verdict:
         with self._changed:

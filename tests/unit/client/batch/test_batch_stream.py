@@ -13,9 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from fakes_batch import FakeJudge, score_of
+from fakes_batch import TRUNCATED, FakeJudge, score_of, scored
 from judge_client import JudgeClient, Status, Verdict
-from judge_client.batch import Item, judge_all
+from judge_client.batch import CANARIES, BatchStopped, Item, judge_all
+from judge_client.exchange import Answer
 from judge_client.rubric import CRITERION_NAMES
 
 ANSWERS = [f"Answer number {number}." for number in range(500)]
@@ -108,6 +109,32 @@ def test_a_server_that_stays_away_leaves_a_typed_error_for_each_item_that_is_lef
     assert "has been gone for more than 0.05 s" in str(verdicts[-1].message)
 
 
+def test_canaries_are_asked_before_and_after_and_are_not_among_the_verdicts() -> None:
+    judge = FakeJudge()
+    verdicts = asyncio.run(_all(judge, [("Q?", text) for text in ANSWERS[:20]], votes=3, canaries=CANARIES))
+    assert [verdict.score for verdict in verdicts] == [score_of(text) for text in ANSWERS[:20]]
+    assert [judge.asked[canary.model_response] for canary in CANARIES] == [2, 2]
+
+
+@pytest.mark.parametrize(("late", "said"), [
+    (scored(5), "'known good' got 5 after 20 items, wanted at least 7"), (TRUNCATED, None)])
+def test_a_judge_that_no_longer_judges_is_said_after_the_last_verdict(late: Answer, said: str | None) -> None:
+    judge = FakeJudge(plan=lambda text, before: late if text == CANARIES[0].model_response and before else None)
+    found: list[Verdict] = []
+
+    async def go() -> None:
+        async for verdict in judge_all(judge.client(), [("Q?", text) for text in ANSWERS[:20]], canaries=CANARIES):
+            found.append(verdict)
+
+    if said is None:  # what got no verdict the second time was told apart the first time
+        asyncio.run(go())
+    else:
+        with pytest.raises(BatchStopped, match=said) as stopped:
+            asyncio.run(go())
+        assert stopped.value.reason == "CANARY_DRIFT"
+    assert [verdict.score for verdict in found] == [score_of(text) for text in ANSWERS[:20]]
+
+
 # --- from a thread, over HTTP: the thread makes a transport of its own ---------------------------------------------
 
 
@@ -161,6 +188,15 @@ def test_code_that_waits_gets_the_same_verdicts(server: Any) -> None:
     with _client(server) as client:
         verdicts = list(client.judge_batch((("Q?", text) for text in ANSWERS[:40]), window=8))
     assert [verdict.score for verdict in verdicts] == [8] * 40
+    assert _batch_threads() == []
+
+
+def test_code_that_waits_hears_of_the_canaries_as_well(server: Any) -> None:
+    found: list[Verdict] = []
+    with _client(server) as client, pytest.raises(BatchStopped, match="'known bad' got 8 after 0 items"):
+        for verdict in client.judge_batch([("Q?", "A.")] * 3, canaries=CANARIES):
+            found.append(verdict)
+    assert [verdict.score for verdict in found] == [8] * 3
     assert _batch_threads() == []
 
 
