@@ -209,6 +209,7 @@ class _Batch:
         self._started = time.monotonic()
         self._pace = Pace()
         self._errors_in_a_row = 0
+        self._has_answered = False
 
     # --- begin and end -----------------------------------------------------------------------------------------
 
@@ -235,6 +236,7 @@ class _Batch:
                                hint=f"give another --out, or begin anew: rm {path} {self._out}")
         journal.forget([Status.ERROR, Status.UNSCORED] if retry_failed else [Status.ERROR])
         self._resumed, self._requests_before = journal.done, journal.requests
+        self._has_answered = journal.done > 0
         self._output = Output(self._out, journal)
         self._output.go_on()
 
@@ -362,7 +364,10 @@ class _Batch:
 
     def _check(self, answer: Verdict | Comparison, stop_after: int) -> None:
         """Raise BatchStopped when all that is left would fail, too."""
-        if answer.status is not Status.ERROR or answer.reason is Reason.REQUEST_REFUSED:
+        if answer.status is not Status.ERROR:
+            self._has_answered = True
+        # A refusal is the item's own fault, unless this server has never answered anything.
+        if answer.status is not Status.ERROR or (answer.reason is Reason.REQUEST_REFUSED and self._has_answered):
             self._errors_in_a_row = 0
             return
         self._errors_in_a_row += 1

@@ -517,9 +517,24 @@ def test_a_server_that_asks_for_a_longer_wait_than_a_call_has_is_not_asked_again
 
 
 def test_items_that_the_server_refuses_are_errors_of_their_own(place: Place) -> None:
-    place.items(50)
-    summary = place.run(FakeJudge(lambda *_: Answer(400, "too long")))
+    responses = place.items(50)
+    summary = place.run(FakeJudge(lambda text, _: Answer(400, "too long") if text in responses else None))
     assert (summary.errored, summary.reasons) == (50, {"REQUEST_REFUSED": 50})
+
+
+def test_a_server_that_refuses_everything_stops_the_batch(place: Place) -> None:
+    place.items(500)
+    with pytest.raises(BatchStopped, match="32 answers in a row failed, the last with .*no such field") as caught:
+        place.run(FakeJudge(lambda *_: Answer(400, "no such field")), window=4)
+    assert caught.value.reason == "REQUEST_REFUSED"
+    assert place.run(FakeJudge()).scored == 500
+
+
+def test_the_refused_rest_of_a_batch_that_goes_on_is_not_the_servers_fault(place: Place) -> None:
+    responses = place.items(50)
+    place.cut(FakeJudge(), 5, canaries=(), window=1)
+    summary = place.run(FakeJudge(lambda *_: Answer(400, "too long")), canaries=(), floor=0.0)
+    assert (summary.scored, summary.errored) == (5, len(responses) - 5)
 
 
 def test_a_model_that_is_exchanged_in_between_stops_the_batch(place: Place) -> None:
