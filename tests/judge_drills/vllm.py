@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,12 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "pytool"))
+    sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "pytool"), str(Path(__file__).resolve().parents[1])]
 
 from judge_bootstrap.core.golden import BUILT_IN, gateway_config, request_of
 from judge_lab import gpu, runtime
 from judge_lab.hub import DEFAULT_ROOT, TINY_JUDGE
 from judge_node.bundle import build_pyz
+from ports import kept_port
 
 MODEL = "judge"
 COMMIT = "c0ffee" + "0" * 34
@@ -110,32 +110,30 @@ def launched(folder: Path, middleware: str, *arguments: str, environment: Mappin
     snapshot = folder / f"models--{TINY_JUDGE.replace('/', '--')}" / "snapshots" / COMMIT
     shutil.copytree(DEFAULT_ROOT / TINY_JUDGE, snapshot)
     (folder / "judge-node.pyz").write_bytes(build_pyz())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    # setpriv: it ends with the process that started it, however that ends.
-    argv = ["setpriv", "--pdeathsig", "TERM", str(runtime.folder() / "bin/python"), "-m",
-            "vllm.entrypoints.cli.main", "serve", str(snapshot), "--served-model-name", MODEL,
-            "--host", "127.0.0.1", "--port", str(port), "--dtype", "half",
-            "--max-model-len", "8192", "--enforce-eager", "--structured-outputs-config",
-            json.dumps({"backend": "guidance", "disable_any_whitespace": True}),
-            "--middleware", middleware, *arguments]
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": f"{folder}/judge-node.pyz:{folder}",
            "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **gpu.ENVIRONMENT,
            # As in the pod: what the server's processes say to each other stays on this machine.
            "GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1", **(environment or {})}
-    with (folder / "log").open("wb") as log:
+    with kept_port() as port, (folder / "log").open("wb") as log:
+        # setpriv: it ends with the process that started it, however that ends.
+        argv = ["setpriv", "--pdeathsig", "TERM", str(runtime.folder() / "bin/python"), "-m",
+                "vllm.entrypoints.cli.main", "serve", str(snapshot), "--served-model-name", MODEL,
+                "--host", "127.0.0.1", "--port", str(port), "--dtype", "half",
+                "--max-model-len", "8192", "--enforce-eager", "--structured-outputs-config",
+                json.dumps({"backend": "guidance", "disable_any_whitespace": True}),
+                "--middleware", middleware, *arguments]
         # In a folder of its own, so that nothing is imported from the checkout.
         process = subprocess.Popen(argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
                                    stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        yield port, process
-    finally:
-        process.send_signal(signal.SIGTERM)
         try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the session that it was started in: its own processes
-            process.wait()
+            yield port, process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # the session that it was started in: its own processes
+                process.wait()
 
 
 def _wait(server: Server) -> None:

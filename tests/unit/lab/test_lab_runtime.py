@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -83,3 +85,19 @@ def test_a_cut_installation_is_begun_anew_and_marked_only_at_its_end(
     assert runtime.is_complete()
     assert any("--extra-index-url https://download.pytorch.org/whl/cpu" in step for step in steps)
     assert steps[-1].endswith("-m vllm.entrypoints.cli.main --version")
+
+
+def test_two_at_once_make_one_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_BOOTSTRAP_CACHE", str(tmp_path / "cache"))
+    made: list[Path] = []
+
+    def make(target: Path, _report: object) -> None:
+        made.append(target)
+        time.sleep(0.3)
+        target.mkdir()
+        (target / ".complete").touch()
+
+    monkeypatch.setattr(runtime, "_make", make)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(runtime.ensure, [print, print])) == [runtime.folder()] * 2
+    assert made == [runtime.folder()]
