@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ports import kept_port
+
 SSHD = "/usr/sbin/sshd"
 # Every process that sshd starts on a host carries it, so that what is left of a run can be counted.
 MARK = "JUDGE_FAULT_HOST"
@@ -38,13 +40,6 @@ def wait_until(done: Callable[[], bool], seconds: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s for {what}")
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    """Return a TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment_of(pid: int) -> list[bytes]:
@@ -149,32 +144,36 @@ class Hosts:
 @contextlib.contextmanager
 def ssh_hosts(root: Path, count: int, *, env: str = "drill",
               variables: dict[str, Any] | None = None) -> Iterator[Hosts]:
-    """Have `count` hosts, node-1 and so on, and an inventory folder with the environment `env` that names them."""
+    """Have `count` hosts, node-1 and so on, and an inventory folder with the environment `env` that names them.
+
+    A host keeps its port while its sshd is down.
+    """
     Path("/run/sshd").mkdir(exist_ok=True)  # sshd does not start without it, even where it does not use it
     root.mkdir(parents=True, exist_ok=True)
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / f"{key}_key")], check=True)
     found = Hosts(root, root / "inventory")
-    try:
-        for index in range(1, count + 1):
-            found.hosts.append(_host(root, f"node-{index}"))
-        for host in found.hosts:
-            host.start()
-        _write_inventory(found, env, variables or {})
-        yield found
-    finally:
-        for host in found.hosts:
-            host.cut()
-            for pid in [*host.processes(), host.holder.pid]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            host.holder.wait()
+    with contextlib.ExitStack() as held:
+        try:
+            for index in range(1, count + 1):
+                found.hosts.append(_host(root, f"node-{index}", held.enter_context(kept_port())))
+            for host in found.hosts:
+                host.start()
+            _write_inventory(found, env, variables or {})
+            yield found
+        finally:
+            for host in found.hosts:
+                host.cut()
+                for pid in [*host.processes(), host.holder.pid]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                host.holder.wait()
 
 
-def _host(root: Path, name: str) -> Host:
+def _host(root: Path, name: str, port: int) -> Host:
     folder, store = root / name, root / name / "disk"
     store.mkdir(parents=True)
-    port, mark = free_port(), f"{uuid.uuid4().hex[:8]}-{name}"
+    mark = f"{uuid.uuid4().hex[:8]}-{name}"
     (folder / "sshd_config").write_text("\n".join([
         f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {root}/host_key",
         f"AuthorizedKeysFile {root}/user_key.pub",

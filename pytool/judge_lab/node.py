@@ -190,7 +190,7 @@ def restart_kubelet(node: NodeState) -> None:
     inside = Path(f"/proc/{first_process(node)}/ns/pid").readlink()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # gone meanwhile
-            if (entry / "comm").read_text() == "kubelet\n" and (entry / "ns" / "pid").readlink() == inside:
+            if (entry / "comm").read_bytes() == b"kubelet\n" and (entry / "ns" / "pid").readlink() == inside:
                 os.kill(int(entry.name), signal.SIGTERM)
 
 

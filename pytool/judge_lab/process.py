@@ -32,7 +32,7 @@ class Process:
 def _started(pid: int) -> int | None:
     """Return the start time of a running process; None for one that is gone or a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a name may be any bytes
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat.rpartition(")")[2].split()  # the command's name before may hold blanks and brackets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -44,6 +45,16 @@ def test_a_process_with_the_same_pid_but_another_start_is_not_ours(tmp_path: Pat
         assert started.alive()
     finally:
         process.end([started])
+
+
+def test_a_strangers_name_may_be_any_bytes(tmp_path: Path) -> None:
+    named = os.fsencode(tmp_path) + b"/\xff\xfe"
+    shutil.copy(shutil.which("sleep") or "", named)
+    with subprocess.Popen([named, "60"]) as stranger:
+        try:
+            assert process.marked(tmp_path) == []
+        finally:
+            stranger.kill()
 
 
 def test_a_zombie_counts_as_ended() -> None:

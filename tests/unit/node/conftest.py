@@ -1,7 +1,8 @@
-"""Loop devices for the tests that need root. Each starts without a note of a run, and leaves this machine's alone.
+"""A folder in memory, and loop devices for the tests that need root.
 
-The note has one place on a machine, whoever runs: without it a disk that a test left half-made is somebody's data.
-So one of these tests runs at a time, whichever process of pytest has it.
+Each of those starts without a note of a run, and leaves this machine's alone: the note has one place on a machine,
+whoever runs, and without it a disk that a test left half-made is somebody's data. So one of these tests runs at a time,
+whichever process of pytest has it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,16 @@ from judge_node.disks.record import RECORD, RESULT
 from unit.node.loop_disks import Disk
 
 _CLONE_NEWNS = 0x00020000
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder of the test's own on another filesystem than /, as the guard of a store demands."""
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == Path("/").stat().st_dev:
+        pytest.skip("needs /dev/shm on a filesystem of its own")
+    with tempfile.TemporaryDirectory(prefix="judge-node-", dir=shm) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -78,21 +77,15 @@ class Node:
 
 
 @pytest.fixture
-def node() -> Iterator[Node]:
+def node(memory: Path) -> Iterator[Node]:
     """A node whose Hub stops in the middle of the big file until `node.hub.go_on` is set."""
-    shm = Path("/dev/shm")
-    if not shm.is_dir() or shm.stat().st_dev == Path("/").stat().st_dev:
-        pytest.skip("needs /dev/shm on a filesystem of its own")
-    folder = shm / f"judge-node-job-{os.getpid()}"
-    folder.mkdir()
     with serve(dict(FILES)) as hub:
         hub.faults[BIG] = [HANG]
-        made = Node(folder, hub)
+        made = Node(memory, hub)
         yield made
         for pid in made.pids():
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(folder)
 
 
 def alive(pid: int) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from judge_node.cli import main
 from judge_node.disks.record import RESULT
+from judge_node.disks.sysfs import read_text
 from unit.node.loop_disks import PYTOOL, Disk, node, sh
 
 pytestmark = pytest.mark.root
@@ -155,22 +156,31 @@ def test_disk_of_ours_at_another_path_is_not_moved(disk: Disk) -> None:
 # --- what is told -----------------------------------------------------------------------------------------------------
 
 
+def drives() -> set[tuple[str, str | None]]:
+    """Return the disks of this machine: name, and the kernel's number of what is behind it now (diskseq)."""
+    return {
+        (path.name, read_text(path / "diskseq"))
+        for path in Path("/sys/block").iterdir()
+        if path.name.startswith(("loop", "nvme", "vd", "sd", "xvd")) and read_text(path / "size") not in (None, "0")
+    }
+
+
 def test_plan_shows_every_disk_with_its_evidence_and_changes_nothing(
     disk: Disk, make_disk: Callable[[], Disk]
 ) -> None:
     other = make_disk()
     sh("mkfs.ext4", "-q", other.loop)
     before = disk.digest()
+    there = drives()
     code, result = node("disks", "plan", *disk.selection)
+    there &= drives()  # the loop devices of others come and go meanwhile
     assert (code, result["changed"], result["state"]) == (0, True, "blank")
     lines = result["message"].splitlines()
     assert lines[0].startswith("would make xfs with label judge-nvme on ")
     assert f"  {Path(disk.loop).name} (320.0 MiB): blank" in lines
     assert f"  {Path(other.loop).name} (320.0 MiB): not selected, ext4" in lines
     shown = {line.split()[0] for line in lines[1:]}
-    sizes = {path.name: int((path / "size").read_text()) for path in Path("/sys/block").iterdir()}
-    drives = {name for name, size in sizes.items() if size and name.startswith(("loop", "nvme", "vd", "sd", "xvd"))}
-    assert drives <= shown
+    assert {Path(disk.loop).name, Path(other.loop).name} <= {name for name, _ in there} <= shown
     assert disk.digest() == before and not disk.mount_path.exists()
 
 

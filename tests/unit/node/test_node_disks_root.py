@@ -200,8 +200,10 @@ def test_disk_under_the_running_system_is_refused(disk: Disk) -> None:
 
 def test_read_only_disk_is_refused(disk: Disk) -> None:
     sh("blockdev", "--setro", disk.loop)
-    code, result = disk.ensure()
-    sh("blockdev", "--setrw", disk.loop)  # the flag outlives the detached loop device
+    try:
+        code, result = disk.ensure()
+    finally:
+        sh("blockdev", "--setrw", disk.loop)  # the flag outlives the detached loop device: whose is it next?
     assert (code, result["reason"]) == (3, "DISK_UNKNOWN")
 
 

@@ -9,6 +9,7 @@ import pytest
 import trustme
 from judge_node.loader.api import Api, ApiError
 from judge_node.result import NodeError
+from ports import kept_port
 from unit.node.fake_kube import NODE, FakeKube, Fault, serve
 
 LABEL = {"metadata": {"labels": {"a": "b"}}}
@@ -86,10 +87,10 @@ def test_a_server_of_another_authority_gets_no_token(served: tuple[FakeKube, Api
 
 def test_no_server_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t")
-    with serve(tmp_path) as (kube, api):
+    with serve(tmp_path) as (_, api):
         pass
     api.deadline_seconds = 0
-    with pytest.raises(ApiError, match="GET /api/v1/nodes/node-1: .*refused") as caught:
+    with kept_port() as api.port, pytest.raises(ApiError, match="GET /api/v1/nodes/node-1: .*refused") as caught:
         api.node(NODE)
     assert caught.value.status == 0
 

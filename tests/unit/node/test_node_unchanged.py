@@ -38,8 +38,8 @@ class Synced:
 
 
 @pytest.fixture
-def synced(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Synced]:
-    root = Path("/dev/shm") / f"judge-node-{tmp_path.parent.name}-{tmp_path.name}" / "hub"
+def synced(hub: FakeHub, memory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Synced]:
+    root = memory / "hub"
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps(manifest_of(FILES)))
     made = Synced(root, manifest, hub)
@@ -50,7 +50,6 @@ def synced(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         yield made
     finally:
         sys.argv = before
-        shutil.rmtree(root.parent)
 
 
 def test_it_prints_what_the_long_way_prints(synced: Synced, capsys: pytest.CaptureFixture[str]) -> None:
