@@ -23,6 +23,19 @@ from figures import Figure, report, small
 from run_drills import REPOSITORY, SLOW_MODEL_BYTES, Drill, drill, finish, hear, interrupt
 from ssh_hosts import can_run
 
+_APART = "JUDGE_DRILL_APART"  # set for the run inside
+
+
+def apart() -> None:
+    """Go on, from the start, with a /dev/shm of our own, where the private directories of runs lie.
+
+    Whatever run begins on this machine clears away what dead ones left there; here that is for the drill's next run.
+    """
+    if _APART not in os.environ:
+        os.execvpe("unshare", ["unshare", "--mount", "--propagation", "private", "sh", "-euc",
+                               'mount -t tmpfs tmpfs /dev/shm; exec "$@"', "sh", sys.executable, *sys.argv],
+                   {**os.environ, _APART: "1"})
+
 
 def cut_for_a_moment(field: Drill, process: subprocess.Popen[str]) -> None:
     """Cut the first host off and let it come back: the same run goes on, and nothing is fetched twice."""
@@ -119,6 +132,7 @@ def main() -> int:
     if not can_run():
         sys.stderr.write("R9 needs root, sshd and unshare. Next: apt-get install openssh-server util-linux, as root\n")
         return 2
+    apart()
     count = 4 if small() else 10
     drills = [play(count, name, disturb) for name, disturb in (
         ("ssh of 1 host cut for a moment", cut_for_a_moment), ("ssh of 1 host cut", cut_one_host), ("Ctrl-C", ctrl_c),

@@ -19,12 +19,25 @@ up() {
   ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key"
   truncate -s 1G "$dir/disk.img"
   losetup --find --show "$dir/disk.img" > "$dir/disk"
-  python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])' > "$dir/port"
-  printf '[127.0.0.1]:%s %s\n' "$(cat "$dir/port")" "$(cut -d' ' -f1,2 "$dir/host_key.pub")" > "$dir/known_hosts"
   # --kill-child: one KILL of unshare ends the host's first process, and with it all others.
   # setsid: Ansible ends the process group of a task when the task is done.
-  setsid unshare --mount --pid --fork --kill-child --mount-proc "$0" inside "$dir" </dev/null >"$dir/log" 2>&1 &
+  # The port: unshare has it open without listening, so that it is given to nobody else before sshd asks for it.
+  setsid python3 -c '
+import os, socket, sys
+held = socket.socket()
+held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+held.bind(("127.0.0.1", 0))
+held.set_inheritable(True)
+with open(sys.argv[1], "w") as port:
+    port.write(f"{held.getsockname()[1]}\n")
+os.execvp(sys.argv[2], sys.argv[2:])
+' "$dir/port" unshare --mount --pid --fork --kill-child --mount-proc "$0" inside "$dir" </dev/null >"$dir/log" 2>&1 &
   echo $! > "$dir/pid"
+  for _ in $(seq 600); do
+    [ ! -s "$dir/port" ] || break
+    sleep 0.1
+  done
+  printf '[127.0.0.1]:%s %s\n' "$(cat "$dir/port")" "$(cut -d' ' -f1,2 "$dir/host_key.pub")" > "$dir/known_hosts"
   for _ in $(seq 600); do
     ssh -i "$dir/key" -p "$(cat "$dir/port")" -o UserKnownHostsFile="$dir/known_hosts" -o BatchMode=yes root@127.0.0.1 true 2>/dev/null && return
     sleep 0.1
@@ -65,11 +78,11 @@ down() {
     kill -KILL "$(cat "$dir/pid")"
     while kill -0 "$(cat "$dir/pid")" 2>/dev/null; do sleep 0.05; done
   fi
-  # The mount goes with the namespace, a moment after its last process.
+  # The mount goes with the namespace, a moment after its last process, and the device with the mount. It is detached
+  # once, while it is surely ours: by a second time it may have gone, and its number be another's.
+  losetup -n -O NAME -j "$dir/disk.img" 2>/dev/null | xargs -r losetup -d 2>/dev/null || true
   for _ in $(seq 600); do
-    devices=$(losetup -n -O NAME -j "$dir/disk.img" 2>/dev/null || true)
-    [ -n "$devices" ] || break
-    for device in $devices; do losetup -d "$device" 2>/dev/null || true; done
+    [ -n "$(losetup -n -O NAME -j "$dir/disk.img" 2>/dev/null)" ] || break
     sleep 0.1
   done
   rm -f "$dir"/{pid,port,disk,disk.img,key,key.pub,host_key,host_key.pub,known_hosts}

@@ -22,6 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from ports import kept_port
+
 from .models import Model, blob_name
 
 TOKEN = "hf_drillXdrillXdrillXdrillXdrillX"
@@ -553,9 +555,9 @@ def serve(models: list[Model], *, bytes_per_second: int = 0) -> Iterator[Site]:
     threads = []
     for place in ("hub", "blobs", "other", "mirror"):
         handler = type(f"_{place}", (_Handler,), {"site": site, "place": place})
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = free.getsockname()[:2]
-        server = _Server(address, handler)  # a port that was asked for by number stays when nothing listens
+        with kept_port() as port:
+            # A port that was asked for by number stays when nothing listens.
+            server = _Server(("127.0.0.1", port), handler)
         setattr(site, place, f"http://127.0.0.1:{server.server_address[1]}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
