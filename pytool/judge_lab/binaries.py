@@ -162,7 +162,7 @@ def _from_release_archive(url: str, sums_url: str, file: str, name: str, folder:
         for line in _get(sums_url).decode().splitlines()
         if (parts := line.split())
     }
-    archive = folder / file
+    archive = folder / f".{file}.{os.getpid()}"  # two may download at once
     with urllib.request.urlopen(url, timeout=60) as source:
         _keep(source, archive, sums[file] if file in sums else next(iter(sums.values())), url)
     try:

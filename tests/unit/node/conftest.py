@@ -22,6 +22,13 @@ from unit.node.loop_disks import Disk
 _CLONE_NEWNS = 0x00020000
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest picks by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "own_mounts" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.root)
+
+
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A folder of the test's own on another filesystem than /, as the guard of a store demands."""
