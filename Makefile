@@ -99,9 +99,11 @@ lint: setup ## The gate: ruff, mypy, yamllint, ansible-lint, terraform fmt, fres
 	else echo "SKIPPED terraform fmt: neither terraform nor tofu is on PATH"; fi
 	$(PYTEST) -q tests/contract -k docs
 
-.PHONY: test-unit test-contract test-integration test-molecule test-faults test-terraform
-test-unit: setup ## The everyday suite: under two minutes, no server, no root needed
-	$(PYTEST) -q $(PARALLEL) tests/unit
+.PHONY: test-unit test-disks test-contract test-integration test-molecule test-faults test-terraform
+test-unit: setup ## The everyday suite: no server, no root needed
+	$(PYTEST) -q $(PARALLEL) -m 'not root' tests/unit
+test-disks: setup lab-packages ## What of it needs root: judge-node on loop devices
+	$(PYTEST) -q -m root tests/unit/node
 test-contract: setup ## Packaging, import boundaries, docs, every playbook's syntax
 	$(PYTEST) -q $(PARALLEL) tests/contract
 test-integration: setup lab-packages vm-packages browser-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
@@ -126,8 +128,8 @@ $(MOLECULE_SCENARIOS:%=molecule-%): molecule-%: setup lab-packages
 LAB_FIGURES := faults-k8s
 LAB_STEPS := integration-lab molecule-vllm_k8s molecule-site faults-lab
 # integration-rest is last, because by then the lab has made the CPU build of vLLM that some of it starts.
-OTHER_STEPS := test-unit test-contract molecule-nvme molecule-nvme_vm molecule-model_cache test-terraform faults-rest \
-	integration-rest
+OTHER_STEPS := test-unit test-disks test-contract molecule-nvme molecule-nvme_vm molecule-model_cache test-terraform \
+	faults-rest integration-rest
 .PHONY: test test-with-lab test-without-lab integration-lab faults-lab faults-rest integration-rest
 test-with-lab: setup
 	$(MAKE) -k -j1 $(LAB_STEPS)
