@@ -152,9 +152,9 @@ test: setup lab-packages vm-packages drill-packages bench-packages browser-packa
 	@mkdir -p build; echo "make test-without-lab runs meanwhile; what it says comes afterwards (build/test-without-lab.log)"; \
 	set -m; status=0; \
 	$(MAKE) test-without-lab >build/test-without-lab.log 2>&1 & other=$$!; \
-	trap 'kill -- -$$other 2>/dev/null || true' EXIT; trap 'exit 130' INT TERM; \
-	$(MAKE) test-with-lab || status=$$?; \
-	wait $$other || status=$$?; \
+	$(MAKE) test-with-lab & lab=$$!; \
+	trap 'kill -- -$$lab -$$other 2>/dev/null || true; wait' EXIT; trap 'exit 130' INT TERM; \
+	wait $$lab || status=$$?; wait $$other || status=$$?; trap - EXIT INT TERM; \
 	cat build/test-without-lab.log; \
 	: "The lab's control plane, nodes and pods would work beside the figures of time."; \
 	$(BIN)/judge-bootstrap lab down || true; \
