@@ -104,7 +104,7 @@ test-unit: setup ## The everyday suite: no server, no root needed
 	$(PYTEST) -q $(PARALLEL) -m 'not root' tests/unit
 test-disks: setup lab-packages ## What of it needs root: judge-node on loop devices
 	$(PYTEST) -q -m root tests/unit/node
-test-contract: setup ## Packaging, import boundaries, docs, every playbook's syntax
+test-contract: setup ## Packaging, import boundaries, docs, what Ansible makes of our playbooks and templates
 	$(PYTEST) -q $(PARALLEL) tests/contract
 test-integration: setup lab-packages vm-packages browser-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
 	$(PYTEST) -q tests/integration

@@ -147,7 +147,7 @@ def test_without_any_file_it_says_how_to_name_one(asking: Desk) -> None:
 
 
 def test_half_a_baseline_is_not_written(asking: Desk, judge: PodServer, tmp_path: Path) -> None:
-    judge.routes["/v1/chat/completions"] = (500, {"error": {"message": "CUDA out of memory"}})
+    judge.routes["/v1/chat/completions"] = (501, {"error": {"message": "CUDA out of memory"}})
     code, answer = run(asking, "--out", str(tmp_path / "golden.json"))
     assert (code, answer["reason"]) == (1, "VERDICT_INVALID")
     assert "gave no verdict on golden answer capital" in answer["message"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from judge_node.bundle import build_pyz
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = [{"path": "config.json", "size": 600, "sha256": "0" * 64},
          {"path": "model.safetensors", "size": 5_600_000_000, "sha256": "1" * 64}]

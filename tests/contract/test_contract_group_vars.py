@@ -16,7 +16,7 @@ from judge_bootstrap.core import terraform
 from judge_bootstrap.core.environment import Environment
 from judge_bootstrap.core.errors import Refusal
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 # By what it shows: the files below group_vars, each with what is in it.
 LAYOUTS: Mapping[str, Mapping[str, str]] = {
     "one file": {"all.yml": "vllm_k8s_port: 1\n"},

@@ -21,7 +21,7 @@ import pytest
 from judge_node.cache.manifest import File, Manifest
 from kubernetes_validate import utils
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 MODEL = Manifest("org/name", "main", "0123456789abcdef" * 2 + "01234567", (File("config.json", 2, "0" * 64, None),))
 MANIFEST = {**MODEL.as_dict(), "digest": MODEL.digest}

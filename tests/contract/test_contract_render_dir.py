@@ -19,7 +19,7 @@ from judge_bootstrap.adapters.judge_check import check_url
 from judge_bootstrap.adapters.manifest_files import HEADER, apply, contents, plan
 from judge_bootstrap.core.errors import BootstrapError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SERVED = {"data": [{"id": "org/name", "root": f"/models/models--org--name/snapshots/{COMMIT}"}]}
 FILES = [{"path": "config.json", "size": 600, "sha256": "0" * 64}]
