@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email
-import fcntl
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from judge_lab import LabError
 from judge_lab.images import python_version
 from judge_lab.layout import cache_dir
+from judge_lab.locking import one_at_a_time
 
 VLLM_VERSION = "0.32.0"
 TORCH_VERSION = "2.13.0+cpu"
@@ -43,9 +43,7 @@ def ensure(report: Callable[[str], None]) -> Path:
     target = folder()
     if is_complete():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(target.parent):
         if not is_complete():  # somebody else made it meanwhile
             _make(target, report)
     return target

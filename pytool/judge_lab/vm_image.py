@@ -7,19 +7,17 @@ emulated CPU.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from judge_lab import LabError, vm_cloud_init
 from judge_lab.layout import cache_dir
+from judge_lab.locking import one_at_a_time
 from judge_lab.process import run
 
 ROOT_PARTITION_UUID = "6c8f1d0a-2f4e-4b57-9a55-0c3c6d1e7a10"
@@ -99,8 +97,7 @@ def ensure(report: Callable[[str], None], *, cloud_init: bool = False) -> Image:
     image = Image(folder / "vmlinux", folder / "initrd", folder / "root.raw")
     if folder.exists():
         return image
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(folder.parent):
+    with one_at_a_time(folder.parent):
         if not folder.exists():
             which = f"Debian {suite}{' with cloud-init' if cloud_init else ''}"
             report(f"Building the virtual machines' image ({which}, once; it takes a minute or two)")
@@ -144,16 +141,6 @@ def _recipe(suite: str, cloud_init: bool) -> str:
     if cloud_init:
         content.append(Path(vm_cloud_init.__file__).read_bytes())
     return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _build(suite: str, folder: Path, cloud_init: bool) -> None:

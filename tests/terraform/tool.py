@@ -6,19 +6,19 @@ All work is done in a copy of terraform/, and nothing of it reaches AWS: whoever
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from judge_lab.locking import one_at_a_time
 from terraform_missing import TerraformMissing
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -253,18 +253,10 @@ def find_terraform(home: Path) -> Terraform:
     probe = home / "probe"
     probe.mkdir()
     shutil.copy(terraform.tree / "versions.tf", probe)
-    with nullcontext() if mirror else _alone(cache):
+    # Two processes of pytest that fill the plugin cache at once spoil it (hashicorp/terraform#31964).
+    with nullcontext() if mirror else one_at_a_time(cache):
         terraform.init(probe)
     return terraform
-
-
-@contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Let one process of pytest at a time fill the plugin cache: two spoil it (hashicorp/terraform#31964)."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with cache.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def copy_tree(target: Path) -> None:
