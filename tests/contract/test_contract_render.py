@@ -5,29 +5,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_play import run_play
 from judge_node.bundle import build_pyz
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = [{"path": "config.json", "size": 600, "sha256": "0" * 64},
          {"path": "model.safetensors", "size": 5_600_000_000, "sha256": "1" * 64}]
 Objects = dict[tuple[str, str], dict[str, Any]]
-PLAYBOOK = [{
-    "hosts": "localhost", "connection": "local", "gather_facts": False,
+PLAY = {
     "tasks": [
         {"ansible.builtin.include_role": {"name": "vllm_k8s", "tasks_from": entry, "public": True}}
         for entry in ("preflight", "model", "render")
     ] + [{"ansible.builtin.copy": {"content": "{{ vllm_k8s_objects | to_json }}", "dest": "{{ rendered }}",
                                    "mode": "0600"},
           "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}}],
-}]
+}
 
 
 def render(folder: Path, **variables: Any) -> Objects:
@@ -35,13 +31,7 @@ def render(folder: Path, **variables: Any) -> Objects:
     manifest = {"schema": 1, "repo_id": "org/name", "revision": "main", "commit": COMMIT, "files": FILES}
     given = {"model_cache_manifest": manifest, "model_cache_quantization": "awq", "rendered": str(folder / "out.json"),
              **variables}
-    (folder / "playbook.json").write_text(json.dumps(PLAYBOOK))
-    (folder / "vars.json").write_text(json.dumps(given))
-    subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-e", f"@{folder / 'vars.json'}",
-         str(folder / "playbook.json")],
-        check=True, cwd=ROOT, capture_output=True, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
-    )
+    run_play(folder, PLAY, given).check_returncode()
     return {(item["kind"], f"{item['metadata'].get('namespace', '')}/{item['metadata']['name']}"): item
             for item in json.loads((folder / "out.json").read_text())}
 
@@ -394,11 +384,8 @@ def test_what_the_server_would_refuse_is_refused_here(tmp_path: Path) -> None:
              for number, (given, _) in enumerate(REFUSED)]
     manifest = {"schema": 1, "repo_id": "org/name", "revision": "main", "commit": COMMIT, "files": FILES}
     start = {"model_cache_manifest": manifest, "model_cache_quantization": "awq"}
-    (tmp_path / "playbook.json").write_text(json.dumps([{
-        "hosts": "localhost", "connection": "local", "gather_facts": False, "vars": start, "tasks": tried}]))
-    done = subprocess.run([sys.executable, "-m", "ansible", "playbook", "-i", "localhost,",
-                           str(tmp_path / "playbook.json")], check=False, cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"})
+    # As variables of the play, which a case's own overrule; those of -e would win.
+    done = run_play(tmp_path, {"vars": start, "tasks": tried}, {})
     found = dict(part.split(": ", 1) for part in " ".join(done.stdout.split()).split("CASE ")[1:])
     assert set(found) == {str(number) for number in range(len(REFUSED))}, done.stdout
     for number, (given, said) in enumerate(REFUSED):

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,11 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_play import run_play
 from judge_bootstrap.adapters.judge_check import check_url
 from judge_bootstrap.adapters.manifest_files import HEADER, apply, contents, plan
 from judge_bootstrap.core.errors import BootstrapError
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SERVED = {"data": [{"id": "org/name", "root": f"/models/models--org--name/snapshots/{COMMIT}"}]}
 FILES = [{"path": "config.json", "size": 600, "sha256": "0" * 64}]
@@ -34,16 +30,8 @@ def play(folder: Path, entry: str, *flags: str, **variables: Any) -> tuple[int, 
     manifest = {"schema": 1, "repo_id": "org/name", "revision": "main", "commit": COMMIT, "files": FILES}
     given = {"model_cache_manifest": manifest, "model_cache_quantization": "awq",
              "vllm_k8s_kubeconfig": str(folder / "no-such-kubeconfig"), **variables}
-    playbook = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [
-        {"ansible.builtin.include_role": {"name": "vllm_k8s", "tasks_from": entry}}]}]
-    (folder / "playbook.json").write_text(json.dumps(playbook))
-    (folder / "vars.json").write_text(json.dumps(given))
-    done = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-e", f"@{folder / 'vars.json'}",
-         str(folder / "playbook.json"), *flags],
-        check=False, cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-    )
+    tasks = [{"ansible.builtin.include_role": {"name": "vllm_k8s", "tasks_from": entry}}]
+    done = run_play(folder, {"tasks": tasks}, given, *flags)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 

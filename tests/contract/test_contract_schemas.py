@@ -9,19 +9,15 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
+from ansible_play import run_play
 from judge_node.cache.manifest import File, Manifest
 from kubernetes_validate import utils
 
-ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 MODEL = Manifest("org/name", "main", "0123456789abcdef" * 2 + "01234567", (File("config.json", 2, "0" * 64, None),))
 MANIFEST = {**MODEL.as_dict(), "digest": MODEL.digest}
@@ -59,14 +55,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
             {"ansible.builtin.copy": {"content": "{{ vllm_k8s_objects | to_json }}", "mode": "0600",
                                       "dest": str(folder / f"{number}.json")},
              "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}}]
-    (folder / "playbook.json").write_text(json.dumps(
-        [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]))
-    (folder / "vars.json").write_text(json.dumps(
-        {"model_cache_manifest": MANIFEST, "model_cache_quantization": "awq"}))
-    done = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-e", f"@{folder / 'vars.json'}",
-         str(folder / "playbook.json")],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")})
+    given = {"model_cache_manifest": MANIFEST, "model_cache_quantization": "awq"}
+    done = run_play(folder, {"tasks": tasks}, given)
     assert done.returncode == 0, done.stdout + done.stderr
     return {name: json.loads((folder / f"{number}.json").read_text()) for number, name in enumerate(VARIANTS)}
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from ansible_play import run_play
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TEMPLATES = ("namespace", "access", "models", "network-policies", "daemonset")
@@ -23,17 +22,9 @@ def render(folder: Path, **variables: Any) -> list[dict[str, Any]]:
         {"ansible.builtin.copy": {"content": "{{ found | to_json }}", "dest": "{{ rendered }}", "mode": "0600"},
          "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}},
     ]
-    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
     given = {"model_cache_quantization": None, "vllm_k8s_quantization": None, "sources": sources,
              "rendered": str(folder / "objects.json"), **variables}
-    (folder / "playbook.json").write_text(json.dumps(play))
-    (folder / "vars.json").write_text(json.dumps(given))
-    done = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-e", f"@{folder / 'vars.json'}",
-         str(folder / "playbook.json")],
-        cwd=CHECKOUT, capture_output=True, text=True,
-        env={**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg")},
-    )
+    done = run_play(folder, {"tasks": tasks}, given)
     assert done.returncode == 0, done.stdout[-3000:]
     found: list[dict[str, Any]] = json.loads((folder / "objects.json").read_text())
     return found

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_play import run_play
 from judge_bootstrap.core.model_manifest import sealed
 from judge_lab import LabError, podless, process
 from judge_lab.layout import Layout
@@ -23,7 +21,6 @@ from judge_lab.podless import Runner, place, script, usable_nodes
 from judge_lab.process import Process
 from judge_lab.state import NodeState, State
 
-ROOT = Path(__file__).resolve().parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # The program in a ConfigMap takes the dumper that is written in Python a second.
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -37,14 +34,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     manifest = sealed({"schema": 1, "repo_id": "org/name", "revision": "main", "commit": COMMIT, "files": [file]}, None)
     given = {"model_cache_manifest": manifest, "model_cache_quantization": None, "vllm_k8s_quantization": None,
              "vllm_k8s_extra_env": {"ODD": "it's a \"test\" $HOME"}, "vllm_k8s_render_dir": str(folder / "out")}
-    playbook = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["vllm_k8s"]}]
-    (folder / "vars.json").write_text(json.dumps(given))
-    (folder / "playbook.json").write_text(json.dumps(playbook))
-    subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-e", f"@{folder / 'vars.json'}",
-         str(folder / "playbook.json")],
-        check=True, cwd=ROOT, capture_output=True, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
-    )
+    run_play(folder, {"roles": ["vllm_k8s"]}, given).check_returncode()
     return read_objects(folder / "out")
 
 
