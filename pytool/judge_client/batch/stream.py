@@ -8,7 +8,6 @@ import copy
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from judge_client.async_client import AsyncJudgeClient
@@ -27,15 +26,8 @@ WINDOW: Final = 32
 # Verdicts that may be there before an earlier one that takes its time; so many places of the window each.
 _AHEAD: Final = 32
 
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """An item with its index, or a canary with the number of items before it."""
-
-    index: int
-    original_prompt: str
-    model_response: str
-    canary: Canary | None = None
+# An item with its index, or a canary with the number of items before it.
+_Work = tuple[int, Item | Canary]
 
 
 async def judge_all(client: AsyncJudgeClient, items: Iterable[Item | tuple[str, str]] |
@@ -56,7 +48,8 @@ async def judge_all(client: AsyncJudgeClient, items: Iterable[Item | tuple[str, 
     url = client.judging.root_url
 
     def ask(judge: AsyncJudgeClient, work: _Work) -> Awaitable[Verdict]:
-        return judge.judge(work.original_prompt, work.model_response, votes=1 if work.canary else votes)
+        what = work[1]
+        return judge.judge(what.original_prompt, what.model_response, votes=votes if isinstance(what, Item) else 1)
 
     def gone(_work: _Work) -> Verdict:
         return Verdict(Status.ERROR, reason=Reason.SERVER_UNREACHABLE, model=client.judging.model,
@@ -68,29 +61,31 @@ async def judge_all(client: AsyncJudgeClient, items: Iterable[Item | tuple[str, 
     async def works() -> AsyncIterator[_Work]:
         index = 0
         for canary in canaries:
-            yield _Work(index, canary.original_prompt, canary.model_response, canary)
+            yield index, canary
         async for item in each(items):
             await room.acquire()
-            prompt, response = (item.original_prompt, item.model_response) if isinstance(item, Item) else item
-            yield _Work(index, prompt, response)
+            if not isinstance(item, Item):
+                prompt, response = item
+                item = Item(str(index), prompt, response)
+            yield index, item
             index += 1
         for canary in canaries:
-            yield _Work(index, canary.original_prompt, canary.model_response, canary)
+            yield index, canary
 
     early: dict[int, Verdict] = {}
-    seen: list[Sighting] = []
+    seen: list[dict[str, Any]] = []
     following = 0
     async with contextlib.aclosing(crew.run(works())) as answers:
-        async for work, verdict in answers:
-            if work.canary:
-                seen.append(Sighting(work.canary.name, work.canary.expect, verdict.score, None, work.index))
+        async for (index, what), verdict in answers:
+            if isinstance(what, Canary):
+                seen.append(Sighting(what.name, what.expect, verdict.score, None, index).to_dict())
                 continue
-            early[work.index] = verdict
+            early[index] = verdict
             while following in early:
                 yield early.pop(following)
                 following += 1
                 room.release()
-    found = sightings(one.to_dict() for one in seen)
+    found = sightings(seen)
     if not are_ok(found):
         raise BatchStopped(drift(found), reason="CANARY_DRIFT")
 
