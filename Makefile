@@ -108,9 +108,7 @@ test-contract: setup ## Packaging, import boundaries, docs, what Ansible makes o
 	$(PYTEST) -q $(PARALLEL) tests/contract
 test-integration: setup lab-packages vm-packages browser-packages ## The whole local run and its drills, on real ssh, Kubernetes and vLLM
 	$(PYTEST) -q tests/integration
-test-faults: setup lab-packages vm-packages drill-packages ## Broken configuration, cut connections, planted secrets, disks on virtual machines
-	$(PYTEST) -q tests/faults
-	$(MAKE) --no-print-directory figures-check FIGURES="$(filter attacks faults-%,$(FIGURES))"
+test-faults: lab-packages vm-packages drill-packages faults-rest faults-lab ## Broken configuration, cut connections, planted secrets, disks on virtual machines
 test-terraform: setup vm-packages ## The Terraform module: its own tests, apply and destroy on stand-ins, first boot in a machine
 	$(PYTEST) -q $(PARALLEL) tests/terraform
 test-molecule: $(MOLECULE_SCENARIOS:%=molecule-%) ## One scenario for each role, and one for the whole site
@@ -149,6 +147,7 @@ faults-rest: setup
 test: setup lab-packages vm-packages drill-packages bench-packages browser-packages ## Set everything up and pass all tests (what CI runs)
 	$(MAKE) lint
 	@# set -m: what a shell without it starts in the background ignores Ctrl-C, and there are drills of Ctrl-C in there.
+	@# lab down: its control plane, nodes and pods would work beside the figures of time.
 	@mkdir -p build; echo "make test-without-lab runs meanwhile; what it says comes afterwards (build/test-without-lab.log)"; \
 	set -m; status=0; \
 	$(MAKE) test-without-lab >build/test-without-lab.log 2>&1 & other=$$!; \
@@ -156,7 +155,6 @@ test: setup lab-packages vm-packages drill-packages bench-packages browser-packa
 	trap 'kill -- -$$lab -$$other 2>/dev/null || true; wait' EXIT; trap 'exit 130' INT TERM; \
 	wait $$lab || status=$$?; wait $$other || status=$$?; trap - EXIT INT TERM; \
 	cat build/test-without-lab.log; \
-	: "The lab's control plane, nodes and pods would work beside the figures of time."; \
 	$(BIN)/judge-bootstrap lab down || true; \
 	$(MAKE) figures-check FIGURES="$(filter bench-%,$(FIGURES))" || status=$$?; \
 	grep -hE '^(FAILED|ERROR|RERUN|SHORT|SKIPPED) ' build/test-without-lab.log | cut -c1-2000 || true; exit $$status
